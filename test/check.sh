@@ -1,0 +1,189 @@
+#!/usr/bin/env bash
+# Runs every test on throw-away servers: "make check".
+#
+#   make check [SUITES="regress isolation tap"] [TESTS="name..."] [COPT=...]
+#
+# The sources are copied, built with assertions (COPT replaces that flag) and
+# installed into a stage; nothing outside a temporary directory is written,
+# except tmp_check/ in the source tree when something fails: results and logs.
+#
+# regress     test/sql/NAME.sql, expected/NAME.out
+# isolation   test/specs/NAME.spec, expected/NAME.out
+#     Both run on one server with conpool preloaded, each suite in a database
+#     of its own, and against a second server that asks for SCRAM passwords on
+#     127.0.0.1. Tests need no variables: the database already has the
+#     extension, the servers "remote" and "remote_admin", and the functions
+#     test.server(), test.conninfo(), test.port() and test.wait_until(), see
+#     test/setup/local.sql; test/setup/remote.sql has the remote's roles. The
+#     superuser is "postgres" on both sides.
+#     To write an expected file: run, look at tmp_check/NAME.out, copy it.
+#     The isolation tester sees no wait for a pool: mark such a step "(*)" in
+#     the permutation and call test.wait_until() on conpool.waiters after it.
+# tap         test/t/NAME.pl, with test/perl/ConpoolTest.pm; each file starts
+#     servers of its own. Set in the environment: PG_REGRESS, TEMP_CONFIG (the
+#     settings by which a server finds the stage), CONPOOL_SETUP (test/setup).
+#     As root the tests run as "postgres" with the capability to change their
+#     uid, CONPOOL_CAN_SETUID is then 1.
+#
+# The closing line counts regress files, isolation specs and single TAP tests;
+# a suite or a file that dies counts as one failure more.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+test/bootstrap.sh
+source test/lib.sh
+
+SUITES=${SUITES:-regress isolation tap}
+SUITE_LIMIT=240 # seconds for regress, for isolation, for one TAP file
+passed=0 failed=0
+
+# select_tests PATTERN...: names of the tests to run, as TESTS has it.
+select_tests() {
+    local file name
+    for file; do
+        name=${file##*/}
+        name=${name%.*}
+        [[ ! -e $file ]] || [[ -n ${TESTS:-} && " $TESTS " != *" $name "* ]] ||
+            echo "$name"
+    done
+}
+
+# count SUITE PASSED FAILED STATUS: adds up; a bad status must show as failure.
+count() {
+    local bad=$3
+    [[ $4 -eq 0 || $bad -gt 0 ]] || bad=1
+    passed=$((passed + $2))
+    failed=$((failed + bad))
+    echo "$1: $2 passed, $bad failed"
+    [[ $bad -eq 0 ]]
+}
+
+# keep FILE...: saves what explains a failure.
+keep() {
+    mkdir -p tmp_check
+    cp -r "$@" tmp_check/ 2>/dev/null || true
+    chown -R --reference=. tmp_check 2>/dev/null || true
+}
+
+# Two servers for the regress and isolation suites.
+start_pair() {
+    [[ -z ${PORT[local]:-} ]] || return 0
+    new_cluster remote "max_connections = 300"
+    new_cluster local "max_connections = 300" "$(preload_settings)"
+    start_cluster remote
+    start_cluster local
+    PGHOST=$SOCKETS PGPORT=${PORT[remote]} PGUSER=postgres setup_remote
+}
+
+# pg_regress gives up where an expected file is missing: expect nothing.
+add_expected() {
+    local name
+    for name; do
+        [[ -e expected/$name.out ]] ||
+            as_server touch "$WORK/src/expected/$name.out"
+    done
+}
+
+# regress_suite SUITE DATABASE PROGRAM TEST...: by pg_regress or its like.
+regress_suite() {
+    local suite=$1 db=$2 program=$3 status=0 log=$WORK/$1.out
+    shift 3
+    start_pair
+    add_expected "$@"
+    PGHOST=$SOCKETS PGPORT=${PORT[local]} PGUSER=postgres \
+        setup_local "$db" 127.0.0.1 "${PORT[remote]}"
+    limited "$SUITE_LIMIT" env -C "$WORK/src" "$(test_program "$program")" \
+        --inputdir=test --outputdir=. --bindir="$BINDIR" --use-existing \
+        --host="$SOCKETS" --port="${PORT[local]}" --user=postgres \
+        --dbname="$db" "$@" >"$log" 2>&1 || status=$?
+    cat "$log"
+    # "test x ... ok  1 ms" up to 15, "ok 1 - x  1 ms" from 16 on
+    if ! count "$suite" "$(grep -cE '^test .*\.\.\. ok |^ok ' "$log")" \
+        "$(grep -cE '^test .*\.\.\. FAILED|^not ok ' "$log")" "$status"
+    then
+        head -n 400 "$WORK/src/regression.diffs" || true
+        echo "--- end of the local server's log"
+        tail -n 40 "$WORK/local.log"
+        keep "$WORK"/src/results/. "$WORK/src/regression.diffs" \
+            "$WORK/local.log" "$WORK/remote.log"
+    fi
+}
+
+# Lets TAP tests change their uid, where root may pass that on.
+allow_setuid() {
+    [[ -n $SERVER_USER ]] || return 0
+    SERVER_CAPS=("--inh-caps=+setuid,+setgid" "--ambient-caps=+setuid,+setgid")
+    if as_server true 2>/dev/null; then
+        export CONPOOL_CAN_SETUID=1
+    else
+        SERVER_CAPS=()
+    fi
+}
+
+# Each TAP file by itself: a dying one costs its own tests only.
+tap_suite() {
+    local name log status start perl_lib
+    perl_lib=$WORK/src/test/perl:$(test_program perl)
+    stage_settings | as_server tee "$WORK/stage.conf" >/dev/null
+    export PG_REGRESS TEMP_CONFIG=$WORK/stage.conf PG_TEST_TIMEOUT_DEFAULT=60
+    export CONPOOL_SETUP=$WORK/src/test/setup CONPOOL_CAN_SETUID=0
+    PG_REGRESS=$(test_program regress/pg_regress)
+    allow_setuid
+    for name; do
+        log=$WORK/$name.tap status=0 start=$SECONDS
+        limited "$SUITE_LIMIT" env -C "$WORK/src" TESTDIR="$WORK" \
+            PERL5LIB="$perl_lib" prove -v "test/t/$name.pl" >"$log" 2>&1 ||
+            status=$?
+        if ! count "tap $name ($((SECONDS - start)) s)" \
+            "$(grep -E '^ok [0-9]' "$log" | grep -vc '# skip')" \
+            "$(grep -E '^not ok [0-9]' "$log" | grep -vc '# TODO')" "$status"
+        then
+            tail -n 60 "$log"
+            tail -v -n 30 "$WORK/tmp_check/log/${name}"_*.log || true
+            keep "$log" "$WORK/tmp_check/log/."
+        fi
+        grep -E '# (SKIP|skip)' "$log" || true
+    done
+    SERVER_CAPS=()
+}
+
+[[ -n $(ls test/sql/*.sql test/specs/*.spec test/t/*.pl 2>/dev/null) ]] ||
+    die "there are no tests"
+rm -rf tmp_check
+find_postgres
+start_work check
+echo "building in $WORK with $("$PG_CONFIG" --version)"
+build_stage COPT="${COPT--DUSE_ASSERT_CHECKING}"
+
+for suite in $SUITES; do
+    case $suite in
+        regress)
+            files=(test/sql/*.sql)
+            run=(regress_suite regress contrib_regression
+                regress/pg_regress)
+            ;;
+        isolation)
+            files=(test/specs/*.spec)
+            run=(regress_suite isolation isolation_regression
+                isolation/pg_isolation_regress)
+            ;;
+        tap)
+            files=(test/t/*.pl)
+            run=(tap_suite)
+            ;;
+        *) die "unknown suite: $suite" ;;
+    esac
+    echo "--- $suite"
+    mapfile -t tests < <(select_tests "${files[@]}")
+    if [[ ${#tests[@]} -gt 0 ]]; then
+        "${run[@]}" "${tests[@]}"
+    elif [[ -z ${TESTS:-} ]]; then
+        count "$suite: no tests" 0 0 1 || true
+    fi
+done
+
+if [[ $passed -eq 0 ]]; then
+    failed=$((failed > 0 ? failed : 1))
+fi
+[[ $failed -eq 0 ]] || echo "results and logs of what failed are in tmp_check/"
+echo "$passed passed, $failed failed"
+[[ $failed -eq 0 ]]

@@ -1,0 +1,229 @@
+# Servers for conpool's TAP tests. Run them with
+#
+#     make check SUITES=tap TESTS=001_name
+#
+# A test looks like this:
+#
+#     use strict;
+#     use warnings;
+#     use ConpoolTest;
+#     use Test::More;
+#
+#     my $remote = new_remote('remote');
+#     my $local = new_local('local', conf => 'conpool.max_connections = 50');
+#     setup_local($local, $remote);           # in database "postgres"
+#     create_server($local, $remote, 'one', options => q{max_size '1'});
+#     is($local->safe_psql('postgres',
+#         q{SELECT * FROM conpool.query('one', 'SELECT 1') AS t(a int)}), '1');
+#     wait_for($local, q{SELECT idle = 1 FROM conpool.pools
+#                        WHERE server = 'one'}, 'connection is back');
+#     is(remote_backends($remote), 1);
+#     done_testing();
+#
+# Nodes are PostgreSQL::Test::Cluster objects, so everything of that class
+# works on them: stop, restart, background_psql, wait_for_log ... The superuser
+# is "postgres". Nodes end with the test.
+package ConpoolTest;
+
+use strict;
+use warnings;
+
+use Carp;
+use Exporter 'import';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+our @EXPORT = qw(new_local new_remote setup_local create_server conninfo
+  wait_for wait_until remote_backends count_remote as_other_user);
+
+# The remote's roles, as in test/setup/remote.sql.
+our %password = (
+	regress_remote => 'remote-secret',
+	regress_remote_two => 'two-secret',
+	regress_remote_admin => 'admin-secret');
+our $remote_db = 'conpool_remote';
+
+my $setup = $ENV{CONPOOL_SETUP} // 'test/setup';
+
+$ENV{PGUSER} = 'postgres';
+
+# A started node with conpool preloaded.
+#   conf => text        more lines for postgresql.conf
+#   preload => 0        without conpool in shared_preload_libraries
+#   start => 0          do not start it
+#   init => {...}       arguments of PostgreSQL::Test::Cluster's init
+sub new_local
+{
+	my ($name, %opt) = @_;
+	my $node = _new_node($name, %opt);
+	$node->append_conf('postgresql.conf',
+		"shared_preload_libraries = 'conpool'")
+	  if $opt{preload} // 1;
+	$node->append_conf('postgresql.conf', $opt{conf}) if defined $opt{conf};
+	$node->start if $opt{start} // 1;
+	return $node;
+}
+
+# A started node that asks for SCRAM passwords on 127.0.0.1, with the roles and
+# the database that test/setup/remote.sql makes. Takes conf and init as above.
+sub new_remote
+{
+	my ($name, %opt) = @_;
+	my $node = _new_node($name, %opt);
+	$node->append_conf('postgresql.conf', $opt{conf}) if defined $opt{conf};
+	$node->start;
+	_run_setup($node, 'remote.sql', 'postgres');
+	return $node;
+}
+
+# What test/setup/local.sql makes, for this remote: the extension, the servers
+# "remote" and "remote_admin" with mappings for "postgres", the schema "test".
+sub setup_local
+{
+	my ($local, $remote, $dbname) = @_;
+	_run_setup(
+		$local, 'local.sql', $dbname // 'postgres',
+		'-v' => 'remote_host=127.0.0.1',
+		'-v' => 'remote_port=' . $remote->port);
+	return;
+}
+
+# One more server, after CREATE EXTENSION.
+#   options => text     more server options, e.g. q{max_size '4'}
+#   user => name        remote role, regress_remote unless given
+#   for => name         local role, CURRENT_USER unless given
+#   dbname => name      local database, postgres unless given
+sub create_server
+{
+	my ($local, $remote, $name, %opt) = @_;
+	my $user = $opt{user} // 'regress_remote';
+	my $for = $opt{for} // 'CURRENT_USER';
+	my $port = $remote->port;
+	my $more = $opt{options} ? ", $opt{options}" : '';
+	$local->safe_psql(
+		$opt{dbname} // 'postgres', qq{
+		CREATE SERVER $name FOREIGN DATA WRAPPER conpool OPTIONS
+			(host '127.0.0.1', port '$port', dbname '$remote_db' $more);
+		CREATE USER MAPPING FOR $for SERVER $name OPTIONS
+			(user '$user', password '$password{$user}');
+	});
+	return;
+}
+
+# A connection string for the remote, with password.
+sub conninfo
+{
+	my ($remote, $user) = @_;
+	$user //= 'regress_remote';
+	return sprintf 'host=127.0.0.1 port=%d dbname=%s user=%s password=%s',
+	  $remote->port, $remote_db, $user, $password{$user};
+}
+
+# Waits until a query on a node returns true; passes or fails as a test. The
+# limit is PG_TEST_TIMEOUT_DEFAULT seconds.
+sub wait_for
+{
+	my ($node, $query, $test_name, $dbname) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return ok($node->poll_query_until($dbname // 'postgres', $query),
+		$test_name // "wait for: $query");
+}
+
+# Waits until a function returns true; passes or fails as a test.
+sub wait_until
+{
+	my ($condition, $test_name, $limit) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $deadline =
+	  time + ($limit // $PostgreSQL::Test::Utils::timeout_default);
+	my $reached;
+	until ($reached = $condition->())
+	{
+		last if time > $deadline;
+		usleep(20_000);
+	}
+	return ok($reached, $test_name);
+}
+
+# How many backends the remote has for a role, or for all three of ours.
+sub remote_backends
+{
+	my ($remote, $user) = @_;
+	my $roles = join ',', map { "'$_'" } $user // keys %password;
+	return $remote->safe_psql('postgres',
+		"SELECT count(*) FROM pg_stat_activity WHERE usename IN ($roles)");
+}
+
+# Waits until it has that many; passes or fails as a test.
+sub count_remote
+{
+	my ($remote, $expected, $test_name, $user) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $roles = join ',', map { "'$_'" } $user // keys %password;
+	return wait_for(
+		$remote,
+		"SELECT count(*) = $expected FROM pg_stat_activity
+		 WHERE usename IN ($roles)",
+		$test_name // "the remote has $expected backends");
+}
+
+# Runs code in a child process under another uid, "nobody" unless given, and
+# returns its exit status. The caller skips its test unless
+# $ENV{CONPOOL_CAN_SETUID} is true: that needs "make check" to run as root.
+sub as_other_user
+{
+	my ($code, $uid) = @_;
+	$uid //= getpwnam('nobody') // 65534;
+	my $pid = fork() // croak "fork: $!";
+	if ($pid == 0)
+	{
+		require POSIX;
+		($<, $>) = ($uid, $uid);
+		POSIX::_exit(99) unless $< == $uid && $> == $uid;
+		my $status = eval { $code->() } // 98;
+		warn $@ if $@;
+		POSIX::_exit($status);
+	}
+	waitpid($pid, 0);
+	return $? >> 8;
+}
+
+sub _new_node
+{
+	my ($name, %opt) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	my %init = %{ $opt{init} // {} };
+	push @{ $init{extra} }, '-U', 'postgres', '-E', 'UTF8', '--no-locale';
+	$node->init(%init);
+	$node->append_conf(
+		'postgresql.conf', q{
+listen_addresses = '127.0.0.1'
+password_encryption = 'scram-sha-256'
+max_connections = 100
+});
+	my $hba = $node->data_dir . '/pg_hba.conf';
+	unlink $hba;
+	append_to_file($hba, <<'HBA');
+local all all trust
+local replication all trust
+host all all 127.0.0.1/32 scram-sha-256
+HBA
+	return $node;
+}
+
+# By psql itself: the files have variables and meta-commands in them.
+sub _run_setup
+{
+	my ($node, $file, $dbname, @args) = @_;
+	run_log(
+		[
+			'psql', '-Xq', @args,
+			'-d' => $node->connstr($dbname),
+			'-f' => "$setup/$file"
+		]) or BAIL_OUT("$file failed on node " . $node->name);
+	return;
+}
+
+1;
