@@ -1,0 +1,683 @@
+/*
+ * borrow.c
+ *		Gets a lease its connection and gives the connection back.
+ *
+ * Runs in client backends, called by lease.c.  Here pool (who may), vault
+ * (sockets) and remote (libpq) come together.  A connection is given back as
+ * clean only if libpq was provably done with it; anything in doubt is closed.
+ */
+#include "postgres.h"
+
+#include "borrow.h"
+
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/wait_event.h"
+
+#include "cache.h"
+#include "compat.h"
+#include "error.h"
+#include "leak.h"
+#include "vault.h"
+
+/* the broker answers within this time or is not there (milliseconds) */
+#define VAULT_TIMEOUT 2000
+/* how long to wait ourselves for a remote's end of file (milliseconds) */
+#define EOF_TIMEOUT 200
+
+/* ---- the broker --------------------------------------------------------- */
+
+static CpVaultRequest
+vault_request(const CpLease *lease, CpVaultOp op)
+{
+	CpVaultRequest request = {0};
+
+	request.op = op;
+	request.slot = lease->slot;
+	request.generation = lease->generation;
+	request.epoch = cp_shmem_broker_epoch();
+	return request;
+}
+
+/* Gives the broker a duplicate of the socket; the answer comes later. */
+static void
+donate(CpLease *lease, bool interruptible)
+{
+	CpVaultRequest request = vault_request(lease, CP_VAULT_DONATE);
+	CpVaultStatus status;
+
+	/* from here on somebody else may have it, whatever goes wrong */
+	lease->remote->shared = true;
+	lease->donation = cp_vault_client_send(&request, PQsocket(lease->remote->conn),
+										   &lease->remote->greeting,
+										   cp_deadline(cp_now(), VAULT_TIMEOUT),
+										   interruptible, &status);
+}
+
+/* Reads the answer to a donation, or looks whether it is there (deadline 0). */
+static void
+await_answer(CpLease *lease, CpTime deadline)
+{
+	if (lease->donation < 0)
+		return;
+	if (cp_vault_client_reply(lease->donation, NULL, NULL, deadline, false) != CP_VAULT_PENDING)
+		lease->donation = -1;
+}
+
+void
+cp_borrow_look_for_answer(CpLease *lease)
+{
+	await_answer(lease, 0);
+}
+
+/* Fetches the leased connection's socket and adopts it; NULL if that fails. */
+static CpRemote *
+fetch(CpLease *lease, CpTime deadline)
+{
+	CpVaultRequest request = vault_request(lease, CP_VAULT_FETCH);
+	CpVaultStatus status;
+	CpGreeting	greeting;
+	CpRemote   *remote = NULL;
+	const char *error;
+	int			fd = -1;
+	int			sock;
+
+	deadline = cp_earlier(deadline, cp_deadline(cp_now(), VAULT_TIMEOUT));
+	sock = cp_vault_client_send(&request, -1, NULL, deadline, true, &status);
+	if (sock < 0)
+		return NULL;
+	status = cp_vault_client_reply(sock, &fd, &greeting, deadline, true);
+	if (status == CP_VAULT_OK && fd >= 0)
+		remote = cp_remote_adopt(fd, &greeting, &error);
+	explicit_bzero(&greeting, sizeof(greeting));
+	return remote;
+}
+
+/*
+ * The connection of a lease just granted, ready for use; false if it turns
+ * out to be dead.
+ */
+static bool
+take_up(CpLease *lease, CpTime deadline)
+{
+	CpRemote   *remote = cp_cache_take(lease->slot, lease->generation);
+
+	if (remote == NULL)
+	{
+		CpTime		start = cp_now();
+
+		cp_cache_drop_stale();
+		remote = fetch(lease, deadline);
+		lease->usage.extra_wait += cp_now() - start;
+		if (remote == NULL)
+			return false;
+	}
+	/* nothing may be there to read, whatever it is */
+	if (cp_remote_is_readable(remote))
+	{
+		cp_remote_let_go(remote);
+		return false;
+	}
+	lease->remote = remote;
+	return true;
+}
+
+/* ---- ending ------------------------------------------------------------- */
+
+static void
+holds_nothing(CpLease *lease)
+{
+	if (lease->donation >= 0)
+		(void) cp_vault_client_reply(lease->donation, NULL, NULL, 0, false);
+	lease->donation = -1;
+	lease->slot = CP_NONE;
+	lease->remote = NULL;
+	lease->connecting = false;
+	lease->busy = false;
+	memset(&lease->usage, 0, sizeof(lease->usage));
+}
+
+/* Asks the broker to await the end of a connection that we have given up. */
+static bool
+hand_over_end(CpLease *lease, int fd)
+{
+	CpVaultRequest request = vault_request(lease, CP_VAULT_END);
+	CpTime		deadline = cp_deadline(cp_now(), VAULT_TIMEOUT);
+	CpVaultStatus status;
+	int			sock;
+
+	if (request.epoch == 0)
+		return false;
+	sock = cp_vault_client_send(&request, fd, NULL, deadline, false, &status);
+	if (sock < 0)
+		return false;
+	return cp_vault_client_reply(sock, NULL, NULL, deadline, false) == CP_VAULT_OK;
+}
+
+/* One line in the log when a lease that was called a leak is over. */
+static void
+say_if_over(CpLease *lease, bool was_leak)
+{
+	if (was_leak)
+		cp_leak_over(lease->pool_name, lease->id, cp_now() - lease->obtained_at);
+}
+
+/*
+ * Ends a connection that the broker does not have (or will not end): we say
+ * goodbye; the broker, or without one we ourselves, wait for the remote's end
+ * of file, and until then the slot counts.
+ */
+static void
+end_it_ourselves(CpLease *lease)
+{
+	int			fd = lease->remote ? cp_remote_end(lease->remote) : -1;
+
+	lease->remote = NULL;
+	if (!lease->connecting)
+		say_if_over(lease, cp_pool_add_usage(lease->slot, lease->generation, &lease->usage));
+	memset(&lease->usage, 0, sizeof(lease->usage));
+
+	if (fd >= 0 && hand_over_end(lease, fd))
+		close(fd);
+	else
+	{
+		if (fd >= 0)
+			cp_remote_await_eof(fd, cp_deadline(cp_now(), EOF_TIMEOUT));
+		if (lease->connecting)
+			cp_pool_connect_ended(lease->slot, lease->generation);
+		else if (cp_pool_is_held_by(lease->slot, lease->generation, MyProcPid))
+		{
+			CpCheckin	c = {.slot = lease->slot,.generation = lease->generation,
+			.disposition = CP_CHECKIN_ENDED};
+
+			cp_pool_checkin(&c);
+		}
+	}
+	holds_nothing(lease);
+}
+
+/* ---- connecting --------------------------------------------------------- */
+
+/*
+ * The SQLSTATE in libpq's verbose message of a failed connect ("FATAL:
+ * 28P01: ..."), which no function of libpq tells; 0 if the remote sent none.
+ */
+static int
+sqlstate_of_message(const char *message)
+{
+	for (const char *p = strstr(message, ":  "); p != NULL; p = strstr(p + 1, ":  "))
+	{
+		const char *s = p + 3;
+
+		if (strspn(s, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && s[5] == ':')
+			return MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4]);
+	}
+	return 0;
+}
+
+/*
+ * libpq's verbose message as people expect it: without SQLSTATE and LOCATION.
+ * palloc'd.
+ */
+static char *
+plain_message(const char *message)
+{
+	StringInfoData buf;
+	const char *location;
+
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, message);
+	location = strstr(buf.data, "\nLOCATION:  ");
+	if (location)
+	{
+		buf.len = location - buf.data;
+		buf.data[buf.len] = '\0';
+	}
+	for (char *p = strstr(buf.data, ":  "); p != NULL; p = strstr(p + 1, ":  "))
+	{
+		char	   *s = p + 3;
+
+		if (strspn(s, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && s[5] == ':')
+			memmove(s, s + 7, strlen(s + 7) + 1);
+	}
+	return pchomp(buf.data);
+}
+
+static bool
+is_authentication_failure(const CpRemote *remote, int sqlstate)
+{
+	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION ||
+		PQconnectionNeedsPassword(remote->conn);
+}
+
+/* Throws the error of an attempt to connect that failed. */
+static void
+throw_connect_error(CpLease *lease, CpTarget *target)
+{
+	CpRemote   *remote = lease->remote;
+	const char *raw = PQerrorMessage(remote->conn);
+	int			sqlstate = sqlstate_of_message(raw);
+	char	   *message = plain_message(raw);
+
+	cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_CONNECT,
+						  lease->requested_at);
+	if (is_authentication_failure(remote, sqlstate))
+	{
+		if (sqlstate == 0)
+			sqlstate = ERRCODE_INVALID_PASSWORD;
+		end_it_ourselves(lease);
+		ereport(ERROR,
+				(errcode(sqlstate),
+				 errmsg("could not log in for pool \"%s\"", target->name),
+				 errdetail_internal("%s", message),
+				 errhint("Check user and password of the user mapping or connection string.")));
+	}
+	end_it_ourselves(lease);
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_UNREACHABLE),
+			 errmsg("could not connect for pool \"%s\"", target->name),
+			 sqlstate == 0 ? errdetail_internal("%s", message) :
+			 errdetail("%s (SQLSTATE %s)", message, unpack_sql_state(sqlstate))));
+}
+
+static void
+throw_checkout_timeout(CpLease *lease, CpTarget *target)
+{
+	int			pool = lease->pool;
+	char	   *detail = cp_pool_describe(pool);
+
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_NO_CONNECTION),
+			 errmsg("timed out waiting for a connection of pool \"%s\"", target->name),
+			 errdetail_internal("%s", detail),
+			 errhint("See view conpool.leases for the holders; consider raising max_size or "
+					 "conpool.checkout_timeout.")));
+}
+
+static void
+throw_connect_timeout(CpLease *lease, CpTarget *target, bool checkout_timed_out)
+{
+	cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_CONNECT,
+						  lease->requested_at);
+	if (checkout_timed_out)
+	{
+		cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_TIMEOUT,
+							  lease->requested_at);
+		end_it_ourselves(lease);
+		throw_checkout_timeout(lease, target);
+	}
+	end_it_ourselves(lease);
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_UNREACHABLE),
+			 errmsg("could not connect for pool \"%s\": timeout", target->name),
+			 errdetail("The remote server did not answer within %d ms.",
+					   target->options.connect_timeout),
+			 errhint("See the option connect_timeout.")));
+}
+
+/*
+ * The server's own identity (peer, .pgpass, trust) is not lent to users: a
+ * connection for which the remote did not ask a password is refused.
+ */
+static void
+check_password_used(CpLease *lease, CpTarget *target)
+{
+	if (!target->password_required || lease->remote->used_password)
+		return;
+	cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_CONNECT,
+						  lease->requested_at);
+	end_it_ourselves(lease);
+	ereport(ERROR,
+			(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+			 errmsg("password is required"),
+			 errdetail("Non-superusers cannot connect for pool \"%s\" if the remote server does "
+					   "not request a password.", target->name),
+			 errhint("The remote server's authentication method must be changed, or a superuser "
+					 "may set password_required 'false' on the user mapping.")));
+}
+
+/* Without a broker everything is slower: say so once. */
+static void
+warn_if_no_broker(void)
+{
+	static bool warned = false;
+
+	if (cp_shmem_broker_epoch() != 0)
+		warned = false;
+	else if (!warned)
+	{
+		warned = true;
+		ereport(WARNING,
+				(errmsg("conpool's broker is not running: connections are not shared"),
+				 errhint("See the server log for why it stopped.")));
+	}
+}
+
+static CpRemote *
+start_connect(const CpTarget *target)
+{
+	const char *error;
+	CpRemote   *remote = cp_remote_start(target->keywords, target->values, &error);
+
+	if (remote == NULL)
+	{
+		cp_cache_drop_all();
+		remote = cp_remote_start(target->keywords, target->values, &error);
+	}
+	if (remote == NULL)
+		ereport(ERROR,
+				(errcode(CP_ERRCODE_UNREACHABLE),
+				 errmsg("could not connect for pool \"%s\"", target->name),
+				 errdetail_internal("%s", error),
+				 errhint("Raise the server's max_files_per_process or its limit of open files.")));
+	return remote;
+}
+
+/* Opens the connection for which the lease has a permit. */
+static void
+open_connection(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
+{
+	CpTime		start = cp_now();
+	CpTime		limit = cp_earlier(deadline, cp_deadline(start, target->options.connect_timeout));
+	CpConnectStatus status;
+	CpConnected info = {0};
+	char		address[CP_ADDRESS_LEN];
+
+	lease->remote = start_connect(target);
+	status = cp_remote_finish_connect(lease->remote, limit);
+	if (status == CP_CONNECT_FAILED)
+		throw_connect_error(lease, target);
+	if (status == CP_CONNECT_TIMEOUT)
+		throw_connect_timeout(lease, target, limit == deadline);
+	check_password_used(lease, target);
+
+	cp_remote_address(lease->remote, address, sizeof(address));
+	info.remote_pid = PQbackendPID(lease->remote->conn);
+	info.remote_address = address;
+	info.encrypted = lease->remote->encrypted;
+	info.unshared = lease->remote->encrypted || target->uncommitted ||
+		status == CP_CONNECT_NO_GREETING || lease->pool == CP_OVERFLOW_POOL ||
+		cp_shmem_broker_epoch() == 0;
+	info.connect_time = cp_now() - start;
+	lease->unshared = info.unshared;
+	lease->generation = cp_pool_connected(c, &info);
+	lease->connecting = false;
+	if (!lease->unshared)
+		donate(lease, true);
+	warn_if_no_broker();
+}
+
+/* ---- waiting ------------------------------------------------------------ */
+
+static void
+throw_queue_full(CpLease *lease, CpTarget *target)
+{
+	char	   *detail = cp_pool_describe(lease->pool);
+
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_NO_CONNECTION),
+			 errmsg("too many sessions wait for a connection of pool \"%s\"", target->name),
+			 errdetail_internal("%s", detail),
+			 errhint("The option max_waiters is %d; consider raising max_size.",
+					 target->options.max_waiters)));
+}
+
+static void
+throw_self_deadlock(CpLease *lease, CpTarget *target)
+{
+	char	   *detail = cp_pool_describe(lease->pool);
+
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_DEADLOCK),
+			 errmsg("this session holds every connection of pool \"%s\" itself", target->name),
+			 errdetail_internal("%s", detail),
+			 errhint("Give a lease back with conpool.checkin(), run the statement on a lease you "
+					 "hold, or raise max_size.")));
+}
+
+/* In the queue until something is granted or the time is over. */
+static CpGrant
+wait_in_queue(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
+{
+	for (;;)
+	{
+		long		timeout = cp_timeout_ms(deadline);
+		CpGrant		grant = cp_pool_granted(c);
+
+		if (grant != CP_GRANT_QUEUED)
+			return grant;
+		if (timeout == 0)
+		{
+			cp_pool_leave_queue(CP_LEAVE_TIMEOUT);
+			throw_checkout_timeout(lease, target);
+		}
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout > 0 ? WL_TIMEOUT : 0),
+						 timeout, CP_WAIT_EVENT);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static void
+find_pool(CpTarget *target)
+{
+	if (target->pool == CP_NONE)
+		target->pool = cp_pool_find(&target->key, target->name, &target->options,
+									&target->pool_generation);
+}
+
+/* Asks for a lease or a permit, and waits as long as it takes. */
+static CpGrant
+check_out(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
+{
+	for (;;)
+	{
+		CpGrant		grant;
+
+		find_pool(target);
+		lease->pool = c->pool = target->pool;
+		c->pool_generation = target->pool_generation;
+		c->held = cp_lease_count_in_pool(c->pool);
+		/* there may be a real pool for it next time */
+		if (target->pool == CP_OVERFLOW_POOL)
+			target->pool = CP_NONE;
+		c->wants_permit = target->uncommitted || c->pool == CP_OVERFLOW_POOL;
+
+		grant = cp_pool_checkout(c);
+		switch (grant)
+		{
+			case CP_GRANT_POOL_GONE:
+				target->pool = CP_NONE;
+				continue;
+			case CP_GRANT_QUEUE_FULL:
+				throw_queue_full(lease, target);
+				break;
+			case CP_GRANT_SELF_DEADLOCK:
+				throw_self_deadlock(lease, target);
+				break;
+			case CP_GRANT_QUEUED:
+				return wait_in_queue(lease, c, target, deadline);
+			default:
+				return grant;
+		}
+	}
+}
+
+void
+cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
+{
+	CpCheckout	c = {0};
+
+	c.options = &target->options;
+	c.fingerprint = target->fingerprint;
+	c.scope = lease->scope;
+	c.role = lease->role;
+	c.lease = lease->id;
+	c.since = lease->requested_at;
+	c.adopted = cp_cache_generations();
+	c.last_slot = cp_cache_last();
+
+	for (;;)
+	{
+		CpGrant		grant = check_out(lease, &c, target, deadline);
+
+		lease->slot = c.slot;
+		lease->generation = c.generation;
+		lease->connecting = grant == CP_GRANT_PERMIT;
+		if (grant == CP_GRANT_PERMIT)
+		{
+			open_connection(lease, &c, target, deadline);
+			break;
+		}
+		if (take_up(lease, deadline))
+			break;
+		lease->slot = CP_NONE;
+		cp_pool_discard(&c);
+		c.again = true;
+	}
+	lease->obtained_at = cp_now();
+	cp_pool_set_sql(lease->slot, debug_query_string);
+}
+
+/* ---- giving back -------------------------------------------------------- */
+
+/* The rules of design section 4, "Checkin". */
+static CpDisposition
+choose_disposition(CpLease *lease)
+{
+	PGTransactionStatusType transaction;
+
+	/* granted, but interrupted before it was taken up */
+	if (lease->remote == NULL)
+		return CP_CHECKIN_CLEAN;
+	transaction = PQtransactionStatus(lease->remote->conn);
+	if (lease->busy || lease->listened ||
+		PQstatus(lease->remote->conn) != CONNECTION_OK ||
+		transaction == PQTRANS_ACTIVE || transaction == PQTRANS_UNKNOWN)
+		return CP_CHECKIN_CLOSE;
+	if (transaction != PQTRANS_IDLE)
+		return CP_CHECKIN_RESET;
+	if (lease->reset == CP_RESET_ALWAYS ||
+		(lease->reset == CP_RESET_AUTO && (lease->dirty || lease->is_explicit)))
+		return CP_CHECKIN_RESET;
+	return CP_CHECKIN_CLEAN;
+}
+
+static bool
+has_open_transaction(const CpLease *lease)
+{
+	PGTransactionStatusType transaction;
+
+	if (lease->remote == NULL)
+		return false;
+	transaction = PQtransactionStatus(lease->remote->conn);
+	return transaction == PQTRANS_INTRANS || transaction == PQTRANS_INERROR;
+}
+
+/* Tells the pool; false if the broker does not have the socket. */
+static bool
+tell_pool(CpLease *lease, CpDisposition disposition, bool in_transaction)
+{
+	CpCheckin	c = {.slot = lease->slot,.generation = lease->generation,
+	.disposition = disposition,.in_transaction = in_transaction};
+
+	c.usage = lease->usage;
+	c.mid_protocol = lease->busy;
+	if (!cp_pool_checkin(&c))
+		return false;
+	say_if_over(lease, c.was_leak);
+	return true;
+}
+
+/*
+ * The broker does not have the socket yet, or it is a new broker, which has
+ * none of what the last one had: sees to it that it has, if it is worth it.
+ */
+static bool
+settle_donation(CpLease *lease, CpDisposition disposition)
+{
+	await_answer(lease, cp_deadline(cp_now(), VAULT_TIMEOUT));
+	if (cp_pool_is_donated(lease->slot, lease->generation))
+		return true;
+	if (disposition == CP_CHECKIN_CLOSE || lease->remote == NULL ||
+		cp_shmem_broker_epoch() == 0)
+		return false;
+	donate(lease, false);
+	await_answer(lease, cp_deadline(cp_now(), VAULT_TIMEOUT));
+	return cp_pool_is_donated(lease->slot, lease->generation);
+}
+
+/* Gives the lease's connection to the pool; false if that is not possible. */
+static bool
+give_to_pool(CpLease *lease, CpDisposition disposition, bool in_transaction)
+{
+	CpRemote   *remote = lease->remote;
+
+	if (!tell_pool(lease, disposition, in_transaction) &&
+		!(settle_donation(lease, disposition) &&
+		  tell_pool(lease, disposition, in_transaction)))
+		return false;
+	if (remote != NULL)
+	{
+		if (disposition == CP_CHECKIN_CLEAN && !lease->huge)
+			cp_cache_keep(lease->slot, lease->generation, remote);
+		else
+			cp_remote_let_go(remote);
+	}
+	holds_nothing(lease);
+	return true;
+}
+
+void
+cp_borrow_return(CpLease *lease)
+{
+	CpDisposition disposition;
+	bool		open_transaction;
+
+	if (lease->slot == CP_NONE)
+		return;
+	disposition = choose_disposition(lease);
+	open_transaction = has_open_transaction(lease);
+	if (disposition == CP_CHECKIN_CLOSE && !lease->listened)
+		lease->usage.discarded = 1;
+
+	if (lease->unshared || !give_to_pool(lease, disposition, open_transaction))
+		end_it_ourselves(lease);
+
+	if (open_transaction)
+		ereport(WARNING,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("a transaction left open on pool \"%s\" was rolled back",
+						lease->pool_name),
+				 errhint("A lease of scope \"statement\" ends with the statement, one of scope "
+						 "\"transaction\" with the local transaction; to run a transaction over "
+						 "several statements, hold a lease: conpool.checkout(server, 'session').")));
+}
+
+void
+cp_borrow_abort(CpLease *lease, CpTime deadline)
+{
+	if (lease->slot == CP_NONE)
+		return;
+	if (lease->connecting)
+	{
+		cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_CANCEL,
+							  lease->requested_at);
+		end_it_ourselves(lease);
+		return;
+	}
+	if (!lease->busy)
+		return;
+	lease->usage.query_errors++;
+	if (lease->remote != NULL && !lease->copying && cp_remote_recover(lease->remote, deadline))
+	{
+		/* what was stopped may have changed session state before */
+		lease->dirty = true;
+		lease->busy = false;
+		cp_pool_statement_ends(lease->slot);
+	}
+	else
+		cp_borrow_return(lease);
+}

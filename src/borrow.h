@@ -1,0 +1,39 @@
+/*
+ * borrow.h
+ *		Gets a lease its connection, by waiting, fetching or opening, and gives
+ *		the connection back.
+ *
+ * Runs in client backends, called by lease.c, which keeps the leases where an
+ * abort finds them.
+ */
+#ifndef CP_BORROW_H
+#define CP_BORROW_H
+
+#include "lease.h"
+
+/*
+ * Waits for a connection, fetches or opens it.  Serves interrupts and throws
+ * (the README's table of errors); what is half done then, cp_borrow_abort()
+ * undoes.
+ */
+extern void cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline);
+
+/*
+ * Gives the connection back: clean, for reset, or ended if it is in doubt.
+ * Does not throw and waits no longer than for the broker's answer.  The lease
+ * holds nothing afterwards.
+ */
+extern void cp_borrow_return(CpLease *lease);
+
+/*
+ * Brings whatever the lease was in the middle of to an end: leaves the queue,
+ * gives up a connect, stops a statement that runs (for no longer than the
+ * deadline; what does not stop is closed).  Does not throw.  Afterwards the
+ * lease is at rest, or holds nothing.
+ */
+extern void cp_borrow_abort(CpLease *lease, CpTime deadline);
+
+/* Reads the broker's answer to a donation if it has come; cheap. */
+extern void cp_borrow_look_for_answer(CpLease *lease);
+
+#endif							/* CP_BORROW_H */

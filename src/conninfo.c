@@ -1,0 +1,425 @@
+/*
+ * conninfo.c
+ *		The libpq options that a connection is opened with.
+ *
+ * Runs in client backends, called by target.c and the validator.  Throws.
+ * Must never put a value into a message, nor leave one behind in freed memory.
+ */
+#include "postgres.h"
+
+#include "conninfo.h"
+
+#include "common/hmac.h"
+#include "common/sha2.h"
+#include "lib/stringinfo.h"
+#include "libpq-fe.h"
+#include "mb/pg_wchar.h"
+
+#ifdef HAVE_LIBPQSRV_CHECK_PROXY_CONNINFO
+/* The server that loads us may be an earlier minor release, without it. */
+#pragma weak libpqsrv_is_valid_proxy_option
+#include "libpq/libpq-be-fe-helpers.h"
+#endif
+
+/*
+ * What the remote prints must not depend on settings of its database or role.
+ * These are startup options because DISCARD ALL goes back to them; a SET would
+ * be undone by it.
+ */
+#define FIXED_OPTIONS \
+	"-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 " \
+	"-c bytea_output=hex -c lc_monetary=C"
+
+/* Unless given: a silent partition ends within about a minute. */
+static const char *const defaults[][2] = {
+	{"fallback_application_name", "conpool"},
+	{"keepalives", "1"},
+	{"keepalives_idle", "30"},	   /* s */
+	{"keepalives_interval", "10"}, /* s */
+	{"tcp_user_timeout", "30000"}, /* ms */
+};
+
+/* A text in memory that is overwritten when its context goes. */
+typedef struct Secret
+{
+	MemoryContextCallback callback;
+	size_t				  size;
+	char				  text[FLEXIBLE_ARRAY_MEMBER];
+} Secret;
+
+/* An HMAC in the making. */
+typedef struct Digest
+{
+	pg_hmac_ctx *hmac;
+	bool		 failed;
+} Digest;
+
+/* ---- what libpq has ---- */
+
+/*
+ * All options of this libpq, none of them given; ends with a NULL keyword.
+ * Not PQconndefaults, which would bring values from the environment.
+ */
+static const PQconninfoOption *
+libpq_options(void)
+{
+	static PQconninfoOption *options = NULL;
+
+	if (options == NULL)
+		options = PQconninfoParse("", NULL);
+	if (options == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+	return options;
+}
+
+static int
+count_options(void)
+{
+	const PQconninfoOption *options = libpq_options();
+	int						n = 0;
+
+	while (options[n].keyword)
+		n++;
+	return n;
+}
+
+/* CP_NONE if libpq has no such option */
+static int
+option_index(const char *keyword)
+{
+	const PQconninfoOption *options = libpq_options();
+
+	for (int i = 0; options[i].keyword; i++)
+	{
+		if (strcmp(options[i].keyword, keyword) == 0)
+			return i;
+	}
+	return CP_NONE;
+}
+
+const char *
+cp_conninfo_keyword(int i)
+{
+	return libpq_options()[i].keyword;
+}
+
+/*
+ * The same division as in postgres_fdw: debug options (replication among
+ * them) are for nobody, and OAuth would ask its questions on the server's
+ * standard error.
+ */
+CpConninfoPlace
+cp_conninfo_place(const char *keyword)
+{
+	int			i = option_index(keyword);
+	const char *display;
+
+	if (i == CP_NONE)
+		return CP_CONNINFO_NOWHERE;
+	display = libpq_options()[i].dispchar;
+	if (strchr(display, 'D') ||
+		strncmp(keyword, "oauth_", strlen("oauth_")) == 0 ||
+		strcmp(keyword, "client_encoding") == 0 ||
+		strcmp(keyword, "fallback_application_name") == 0)
+		return CP_CONNINFO_NOWHERE;
+	if (strchr(display, '*') || strcmp(keyword, "user") == 0)
+		return CP_CONNINFO_MAPPING;
+	return CP_CONNINFO_SERVER;
+}
+
+/* ---- texts that may hold a password ---- */
+
+static void
+wipe_secret(void *arg)
+{
+	Secret *secret = arg;
+
+	explicit_bzero(secret->text, secret->size);
+}
+
+char *
+cp_conninfo_copy_secret(MemoryContext context, const char *text)
+{
+	size_t	size = strlen(text) + 1;
+	Secret *secret = MemoryContextAlloc(context, offsetof(Secret, text) + size);
+
+	memcpy(secret->text, text, size);
+	secret->size = size;
+	secret->callback.func = wipe_secret;
+	secret->callback.arg = secret;
+	MemoryContextRegisterResetCallback(context, &secret->callback);
+	return secret->text;
+}
+
+/*
+ * Any scheme will do: a URI that is mistyped may hold a password as well, and
+ * must not show up as the name of a server that does not exist.
+ */
+bool
+cp_conninfo_is_one(const char *text)
+{
+	return strchr(text, '=') != NULL || strstr(text, "://") != NULL;
+}
+
+/* ---- gathering options ---- */
+
+CpConninfo *
+cp_conninfo_create(MemoryContext context)
+{
+	CpConninfo *info = MemoryContextAllocZero(context, sizeof(CpConninfo));
+
+	info->context = context;
+	info->given = MemoryContextAllocZero(context, count_options() * sizeof(char *));
+	return info;
+}
+
+void
+cp_conninfo_set(CpConninfo *info, const char *keyword, const char *value)
+{
+	int i = option_index(keyword);
+
+	if (i == CP_NONE)
+		elog(ERROR, "libpq has no option \"%s\"", keyword);
+	info->given[i] = cp_conninfo_copy_secret(info->context, value);
+}
+
+const char *
+cp_conninfo_get(const CpConninfo *info, const char *keyword)
+{
+	int i = option_index(keyword);
+
+	if (i == CP_NONE || info->given[i] == NULL || info->given[i][0] == '\0')
+		return NULL;
+	return info->given[i];
+}
+
+static void
+require_allowed(const char *keyword)
+{
+	/* a string made for an application may well name that application */
+	if (strcmp(keyword, "fallback_application_name") == 0)
+		return;
+	if (cp_conninfo_place(keyword) == CP_CONNINFO_NOWHERE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" is not allowed in a connection string",
+						keyword),
+				 strcmp(keyword, "client_encoding") == 0 ?
+					 errdetail("conpool sets it to the encoding of the local database.") :
+					 0));
+}
+
+static void
+free_parsed(PQconninfoOption *options)
+{
+	for (PQconninfoOption *o = options; o->keyword; o++)
+	{
+		if (o->val)
+			explicit_bzero(o->val, strlen(o->val));
+	}
+	PQconninfoFree(options);
+}
+
+void
+cp_conninfo_parse(CpConninfo *info, const char *string)
+{
+	PQconninfoOption *options = PQconninfoParse(string, NULL);
+
+	if (options == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid connection string"),
+				 errdetail("It is not shown because it may hold a password."),
+				 errhint("Write \"keyword=value ...\" with libpq's keywords and single "
+						 "quotes around values with spaces, or a URI that begins with "
+						 "\"postgresql://\" and has its special characters "
+						 "percent-encoded.")));
+	PG_TRY();
+	{
+		for (PQconninfoOption *o = options; o->keyword; o++)
+		{
+			if (o->val == NULL)
+				continue;
+			require_allowed(o->keyword);
+			cp_conninfo_set(info, o->keyword, o->val);
+		}
+	}
+	PG_FINALLY();
+	{
+		free_parsed(options);
+	}
+	PG_END_TRY();
+}
+
+/* ---- finishing ---- */
+
+static void
+add_startup_options(CpConninfo *info)
+{
+	const char *own = cp_conninfo_get(info, "options");
+	char	   *options;
+
+	/* the user's come last, so that they win */
+	options = own ? psprintf("%s %s", FIXED_OPTIONS, own) : pstrdup(FIXED_OPTIONS);
+	cp_conninfo_set(info, "options", options);
+	explicit_bzero(options, strlen(options));
+	pfree(options);
+}
+
+/*
+ * Lets the server refuse options that a libpq newer than itself has brought,
+ * where it knows how to.
+ */
+static void
+check_with_server(const CpConninfo *info)
+{
+#ifdef HAVE_LIBPQSRV_CHECK_PROXY_CONNINFO
+	int				  n = count_options();
+	PQconninfoOption *options;
+
+	if (libpqsrv_is_valid_proxy_option == NULL)
+		return;
+	options = palloc((n + 1) * sizeof(PQconninfoOption));
+	memcpy(options, libpq_options(), (n + 1) * sizeof(PQconninfoOption));
+	for (int i = 0; i < n; i++)
+		options[i].val = info->given[i];
+	libpqsrv_check_proxy_conninfo_opts(options);
+	pfree(options);
+#endif
+}
+
+void
+cp_conninfo_finish(CpConninfo *info)
+{
+	int n = count_options();
+	int used = 0;
+
+	cp_conninfo_set(info, "client_encoding", GetDatabaseEncodingName());
+	for (int i = 0; i < lengthof(defaults); i++)
+	{
+		if (cp_conninfo_get(info, defaults[i][0]) == NULL)
+			cp_conninfo_set(info, defaults[i][0], defaults[i][1]);
+	}
+	add_startup_options(info);
+
+	/* a pool option: conpool limits the attempt itself */
+	info->given[option_index("connect_timeout")] = NULL;
+
+	check_with_server(info);
+
+	info->keywords = MemoryContextAllocZero(info->context, (n + 1) * sizeof(char *));
+	info->values = MemoryContextAllocZero(info->context, (n + 1) * sizeof(char *));
+	for (int i = 0; i < n; i++)
+	{
+		if (info->given[i] == NULL)
+			continue;
+		info->keywords[used] = cp_conninfo_keyword(i);
+		info->values[used++] = info->given[i];
+	}
+}
+
+/* ---- digests ---- */
+
+static void
+digest_add(Digest *d, const void *data, size_t size)
+{
+	d->failed = d->failed || pg_hmac_update(d->hmac, data, size) < 0;
+}
+
+/* kind: keeps digests of different things apart */
+static void
+digest_begin(Digest *d, char kind)
+{
+	d->hmac = pg_hmac_create(PG_SHA256);
+	if (d->hmac == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+	d->failed = pg_hmac_init(d->hmac, cp_shared->secret, sizeof(cp_shared->secret)) < 0;
+	digest_add(d, &kind, sizeof(kind));
+}
+
+/* with its terminator, so that "a", "bc" and "ab", "c" differ */
+static void
+digest_add_text(Digest *d, const char *text)
+{
+	digest_add(d, text, strlen(text) + 1);
+}
+
+static CpFingerprint
+digest_end(Digest *d)
+{
+	uint8		  full[PG_SHA256_DIGEST_LENGTH];
+	CpFingerprint result;
+
+	d->failed = d->failed || pg_hmac_final(d->hmac, full, sizeof(full)) < 0;
+	if (d->failed)
+	{
+		const char *why = pg_hmac_error(d->hmac);
+
+		pg_hmac_free(d->hmac);
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not compute HMAC: %s", why)));
+	}
+	pg_hmac_free(d->hmac);
+	memcpy(result.bytes, full, sizeof(result.bytes));
+	return result;
+}
+
+CpFingerprint
+cp_conninfo_fingerprint(const CpConninfo *info, CpTrust trust)
+{
+	Digest d;
+
+	digest_begin(&d, 'o');
+	digest_add(&d, &trust, sizeof(trust));
+	for (int i = 0; info->keywords[i]; i++)
+	{
+		digest_add_text(&d, info->keywords[i]);
+		digest_add_text(&d, info->values[i]);
+	}
+	return digest_end(&d);
+}
+
+CpFingerprint
+cp_conninfo_digest(const char *string)
+{
+	Digest d;
+
+	digest_begin(&d, 's');
+	digest_add_text(&d, string);
+	return digest_end(&d);
+}
+
+/* ---- for people ---- */
+
+void
+cp_conninfo_display(const CpConninfo *info, char *buf, size_t size)
+{
+	static const char *const shown[] = {"host", "hostaddr", "port", "dbname", "user"};
+	StringInfoData			 text;
+	int						 len;
+
+	initStringInfo(&text);
+	for (int i = 0; i < lengthof(shown); i++)
+	{
+		const char *value = cp_conninfo_get(info, shown[i]);
+
+		if (value == NULL)
+			continue;
+		/* a string within the string, by mistake, with a password perhaps */
+		if (cp_conninfo_is_one(value))
+			value = "...";
+		appendStringInfo(&text, "%s%s=%s", text.len > 0 ? " " : "", shown[i], value);
+	}
+	if (text.len == 0)
+		appendStringInfoString(&text, "(connection string)");
+
+	len = pg_mbcliplen(text.data, text.len, size - 1);
+	memcpy(buf, text.data, len);
+	buf[len] = '\0';
+	pfree(text.data);
+}

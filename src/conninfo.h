@@ -1,0 +1,77 @@
+/*
+ * conninfo.h
+ *		The libpq options that a connection is opened with: which there are,
+ *		who may give them, and what conpool adds.
+ *
+ * Runs in client backends, called by target.c and the validator.  Knows
+ * libpq's options, and no catalog, right or network.  Throws.
+ */
+#ifndef CP_CONNINFO_H
+#define CP_CONNINFO_H
+
+#include "shmem.h"
+
+/* where an option may be given; a connection string may give either kind */
+typedef enum CpConninfoPlace
+{
+	CP_CONNINFO_NOWHERE, /* conpool's own business, or unsafe */
+	CP_CONNINFO_SERVER,
+	CP_CONNINFO_MAPPING /* who one is, and every secret */
+} CpConninfoPlace;
+
+typedef struct CpConninfo
+{
+	MemoryContext context; /* of everything in here */
+	char		**given;   /* in the order of libpq's options; NULL = not
+								 * given */
+	/* set by cp_conninfo_finish; both end with NULL */
+	const char	**keywords;
+	const char	**values;
+} CpConninfo;
+
+/* Is the text a connection string or URI, and never the name of a server? */
+extern bool cp_conninfo_is_one(const char *text);
+
+/* libpq's i-th option, NULL past the last */
+extern const char *cp_conninfo_keyword(int i);
+
+/* NOWHERE as well for what libpq does not know */
+extern CpConninfoPlace cp_conninfo_place(const char *keyword);
+
+/*
+ * A copy of a text that may hold a password: it is overwritten when the
+ * context is reset or deleted, on whatever path.
+ */
+extern char *cp_conninfo_copy_secret(MemoryContext context, const char *text);
+
+/* Begins an empty one, to live in that context. */
+extern CpConninfo *cp_conninfo_create(MemoryContext context);
+
+/* Gives an option, in place of an earlier value; keyword must be libpq's. */
+extern void cp_conninfo_set(CpConninfo *info, const char *keyword, const char *value);
+
+/* NULL = not given; libpq takes an empty value for none, and so do we */
+extern const char *cp_conninfo_get(const CpConninfo *info, const char *keyword);
+
+/*
+ * Gives all options that a connection string or URI holds.  Throws without
+ * showing any of the text, which may hold a password.
+ */
+extern void cp_conninfo_parse(CpConninfo *info, const char *string);
+
+/*
+ * Adds what conpool wants on every connection, has the server's own check look
+ * at the whole, and makes keywords and values for PQconnectStartParams.
+ */
+extern void cp_conninfo_finish(CpConninfo *info);
+
+/* Of a finished one and the rule it is opened under. */
+extern CpFingerprint cp_conninfo_fingerprint(const CpConninfo *info, CpTrust trust);
+
+/* Of the text itself, as part of a pool's key. */
+extern CpFingerprint cp_conninfo_digest(const char *string);
+
+/* A name for people, made of nothing but host, port, database and user. */
+extern void cp_conninfo_display(const CpConninfo *info, char *buf, size_t size);
+
+#endif /* CP_CONNINFO_H */

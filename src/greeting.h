@@ -1,0 +1,65 @@
+/*
+ * greeting.h
+ *		What a server says between "authentication ok" and "ready for query":
+ *		recording it while libpq connects, comparing with it later.
+ *
+ * Knows libpq and nothing else.  Never throws.
+ */
+#ifndef CP_GREETING_H
+#define CP_GREETING_H
+
+#include "libpq-fe.h"
+
+/* bytes of a greeting at most; real ones have about 500 */
+#define CP_GREETING_MAX 4096
+/* bytes of a cancel key at most (protocol 3.2 allows 256) */
+#define CP_CANCEL_KEY_MAX 256
+
+/*
+ * The bytes a server sends between "authentication ok" and "ready for query",
+ * both included, as they go into a new PGconn; and the cancel key by itself.
+ * Travels between processes as it is (same binary on both sides).
+ */
+typedef struct CpGreeting
+{
+	int32		len;			/* of bytes; 0 = cannot be passed on */
+	int32		pid;			/* of the remote backend, 0 = not told */
+	int32		key_len;		/* 0 = no key, cannot be cancelled */
+	uint8		key[CP_CANCEL_KEY_MAX];
+	char		bytes[CP_GREETING_MAX];
+} CpGreeting;
+
+/* Bytes of a greeting that travel. */
+static inline size_t
+cp_greeting_size(const CpGreeting *greeting)
+{
+	return offsetof(CpGreeting, bytes) + greeting->len;
+}
+
+/* Is this, come from another process, a whole greeting of `size` bytes? */
+extern bool cp_greeting_is_valid(const CpGreeting *greeting, size_t size);
+
+/* Do libpq's parameters have the values the greeting gave them? */
+extern bool cp_greeting_matches(const CpGreeting *greeting, PGconn *conn);
+
+/* ---- recording ---- */
+
+typedef struct CpRecorder CpRecorder;
+
+/*
+ * Begins to record; conn must come straight from PQconnectStart.  NULL: out
+ * of memory.
+ */
+extern CpRecorder *cp_recorder_start(PGconn *conn);
+
+/*
+ * conn is connected: fills *greeting, wipes what libpq traced, frees the
+ * recorder.  False, with bytes empty but the key usable, when what the server
+ * said cannot be passed on.
+ */
+extern bool cp_recorder_finish(CpRecorder *recorder, PGconn *conn, CpGreeting *greeting);
+
+/* The connect failed or was given up: wipes and frees.  Before PQfinish. */
+extern void cp_recorder_drop(CpRecorder *recorder, PGconn *conn);
+
+#endif							/* CP_GREETING_H */

@@ -1,0 +1,78 @@
+/*
+ * guc.c
+ *		Defines the settings conpool.*.
+ *
+ * Runs in whatever process loads the library, from _PG_init, once.  A setting
+ * conpool.<option> is what holds for a pool whose server does not give the
+ * option.  Must never look at anything but the settings themselves.
+ */
+#include "postgres.h"
+
+#include "guc.h"
+
+#include "utils/guc.h"
+
+#define PREFIX "conpool"
+
+int			  cp_guc_max_connections = 200;
+int			  cp_guc_max_pools = 100;
+bool		  cp_guc_allow_conninfo = true;
+CpPoolOptions cp_guc_pool_options;
+
+static void
+define_pool_option(const CpOption *option)
+{
+	char *name = psprintf(PREFIX ".%s", option->name);
+	int	 *variable = cp_option_field(option, &cp_guc_pool_options);
+
+	if (option->type == CP_OPTION_CHOICE)
+		DefineCustomEnumVariable(name, option->short_desc, option->long_desc,
+								 variable, option->boot_value, option->choices,
+								 option->context, 0, NULL, NULL, NULL);
+	else
+		DefineCustomIntVariable(name, option->short_desc, option->long_desc,
+								variable, option->boot_value, option->min,
+								option->max, option->context,
+								option->type == CP_OPTION_DURATION ? GUC_UNIT_MS : 0,
+								NULL, NULL, NULL);
+	pfree(name);
+}
+
+static void
+define_sizes(void)
+{
+	DefineCustomIntVariable(PREFIX ".max_connections",
+							"Sets how many connections all pools together may have.",
+							NULL,
+							&cp_guc_max_connections, 200, 1, 100000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(PREFIX ".max_pools",
+							"Sets how many pools there may be.",
+							NULL,
+							&cp_guc_max_pools, 100, 1, 10000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+}
+
+/*
+ * A library that is loaded later than the server starts has no shared memory,
+ * and PostgreSQL refuses to define settings that are fixed at start.  The
+ * prefix is left unreserved then, or setting conpool.max_connections first and
+ * preloading the library next would be complained about.
+ */
+void
+cp_guc_define(bool at_start)
+{
+	for (const CpOption *option = cp_options; option->name; option++)
+		define_pool_option(option);
+
+	DefineCustomBoolVariable(PREFIX ".allow_conninfo",
+							 "Allows connection strings in place of a server's name.",
+							 NULL,
+							 &cp_guc_allow_conninfo, true,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	if (at_start)
+	{
+		define_sizes();
+		MarkGUCPrefixReserved(PREFIX);
+	}
+}

@@ -1,0 +1,23 @@
+/*
+ * guc.h
+ *		The settings conpool.*: defaults of the pool options, and sizes fixed
+ *		at server start.
+ */
+#ifndef CP_GUC_H
+#define CP_GUC_H
+
+#include "options.h"
+
+extern int	cp_guc_max_connections; /* slots; fixed at start */
+extern int	cp_guc_max_pools;		/* fixed at start */
+extern bool cp_guc_allow_conninfo;
+
+/* what holds where a server does not say otherwise */
+extern CpPoolOptions cp_guc_pool_options;
+
+#define cp_guc_leak_threshold (cp_guc_pool_options.leak_threshold)
+
+/* _PG_init, any process: defines them all; at_start: in the postmaster */
+extern void cp_guc_define(bool at_start);
+
+#endif /* CP_GUC_H */

@@ -1,0 +1,399 @@
+/*
+ * lease.c
+ *		Leases of this backend: which there are, and when they end.
+ *
+ * Runs in client backends.  A lease is entered in the list before it asks for
+ * its connection, so that whatever happens then, the callbacks below (end of
+ * a transaction, of a subtransaction, of the session) find it and give back
+ * what it holds.  No lease is ever freed without that.
+ */
+#include "postgres.h"
+
+#include "lease.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "utils/acl.h"
+#include "utils/memutils.h"
+
+#include "borrow.h"
+#include "error.h"
+#include "leak.h"
+
+/* how long an abort may take to stop what runs remotely (milliseconds) */
+#define ABORT_TIMEOUT 2000
+/* the same for a session's end, all leases together */
+#define EXIT_TIMEOUT 1000
+
+static dlist_head leases = DLIST_STATIC_INIT(leases);
+
+/* a CpLease between two uses, so that a statement need not allocate one */
+static CpLease *spare = NULL;
+
+/* set at the session's end: the limit for all that is still to be done */
+static CpTime exit_deadline = 0;
+
+/* ---- the list ----------------------------------------------------------- */
+
+static CpLease *
+new_lease(const CpTarget *target, CpScope scope, bool is_explicit)
+{
+	CpLease    *lease = spare;
+
+	spare = NULL;
+	if (lease == NULL)
+		lease = MemoryContextAlloc(TopMemoryContext, sizeof(CpLease));
+	memset(lease, 0, sizeof(*lease));
+	lease->id = pg_atomic_fetch_add_u64(&cp_shared->next_lease, 1);
+	lease->scope = scope;
+	lease->is_explicit = is_explicit;
+	lease->nest_level = GetCurrentTransactionNestLevel();
+	lease->role = target->role;
+	strlcpy(lease->pool_name, target->name, sizeof(lease->pool_name));
+	lease->key = target->key;
+	lease->reset = target->options.reset;
+	lease->pool = target->pool;
+	lease->slot = CP_NONE;
+	lease->donation = -1;
+	lease->requested_at = cp_now();
+	dlist_push_head(&leases, &lease->node);
+	return lease;
+}
+
+/* Gives back what it holds, and forgets it. */
+static void
+end_lease(CpLease *lease)
+{
+	cp_borrow_return(lease);
+	dlist_delete(&lease->node);
+	if (spare == NULL)
+		spare = lease;
+	else
+		pfree(lease);
+}
+
+int
+cp_lease_count_in_pool(int pool)
+{
+	dlist_iter	iter;
+	int			n = 0;
+
+	dlist_foreach(iter, &leases)
+	{
+		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+
+		if (lease->slot != CP_NONE && lease->pool == pool)
+			n++;
+	}
+	return n;
+}
+
+/* ---- the end of transactions -------------------------------------------- */
+
+static CpTime
+abort_deadline(void)
+{
+	return exit_deadline != 0 ? exit_deadline : cp_deadline(cp_now(), ABORT_TIMEOUT);
+}
+
+/*
+ * Brings to rest what was interrupted at this transaction nesting level or
+ * deeper, and ends the leases that were taken there.
+ */
+static void
+abort_leases(int level)
+{
+	CpTime		deadline = abort_deadline();
+	dlist_mutable_iter iter;
+
+	cp_pool_leave_queue(CP_LEAVE_CANCEL);
+	dlist_foreach_modify(iter, &leases)
+	{
+		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+		bool		taken_here = lease->nest_level >= level;
+		bool		half_taken = lease->obtained_at == 0;
+
+		if (lease->busy ? lease->busy_level >= level : taken_here)
+			cp_borrow_abort(lease, deadline);
+		if (taken_here && (lease->scope != CP_SCOPE_SESSION || half_taken))
+			end_lease(lease);
+	}
+}
+
+/* Leases of the transaction end with it; those of the session go on. */
+static void
+end_transaction_leases(void)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &leases)
+	{
+		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+
+		if (lease->scope != CP_SCOPE_SESSION)
+			end_lease(lease);
+	}
+}
+
+static void
+refuse_prepare(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &leases)
+	{
+		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+
+		if (lease->scope == CP_SCOPE_TRANSACTION)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot PREPARE a transaction that holds a lease of pool \"%s\"",
+							lease->pool_name),
+					 errhint("Give the lease back with conpool.checkin() first.")));
+	}
+}
+
+static void
+at_transaction_event(XactEvent event, void *arg)
+{
+	if (dlist_is_empty(&leases) && event != XACT_EVENT_ABORT)
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PARALLEL_PRE_COMMIT:
+			end_transaction_leases();
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			refuse_prepare();
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PARALLEL_ABORT:
+			abort_leases(0);
+			break;
+		default:
+			break;
+	}
+}
+
+/* What a subtransaction took belongs to its parent once it commits. */
+static void
+inherit_leases(int level)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &leases)
+	{
+		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+
+		lease->nest_level = Min(lease->nest_level, level - 1);
+	}
+}
+
+static void
+at_subtransaction_event(SubXactEvent event, SubTransactionId mySubid,
+						SubTransactionId parentSubid, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		abort_leases(GetCurrentTransactionNestLevel());
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		inherit_leases(GetCurrentTransactionNestLevel());
+}
+
+/* ---- the end of the session --------------------------------------------- */
+
+/*
+ * Ends the transaction first: this callback, registered late, runs before
+ * PostgreSQL's own, and FATAL runs no PG_CATCH.
+ */
+static void
+at_exit(int code, Datum arg)
+{
+	dlist_mutable_iter iter;
+
+	exit_deadline = cp_deadline(cp_now(), EXIT_TIMEOUT);
+	AbortOutOfAnyTransaction();
+	cp_pool_leave_queue(CP_LEAVE_CANCEL);
+	dlist_foreach_modify(iter, &leases)
+	{
+		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+
+		if (lease->is_explicit && lease->slot != CP_NONE)
+			cp_leak_abandoned(lease->slot);
+		cp_borrow_abort(lease, exit_deadline);
+		end_lease(lease);
+	}
+}
+
+void
+cp_lease_discard_all(void)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &leases)
+		end_lease(dlist_container(CpLease, node, iter.cur));
+}
+
+static void
+register_callbacks(void)
+{
+	static bool registered = false;
+
+	if (registered)
+		return;
+	RegisterXactCallback(at_transaction_event, NULL);
+	RegisterSubXactCallback(at_subtransaction_event, NULL);
+	before_shmem_exit(at_exit, 0);
+	registered = true;
+}
+
+/* ---- taking ------------------------------------------------------------- */
+
+static CpLease *
+checkout_target(CpTarget *target, CpScope scope, bool is_explicit, int64 timeout_ms)
+{
+	CpLease    *lease;
+
+	register_callbacks();
+	if (timeout_ms < 0)
+		timeout_ms = target->options.checkout_timeout;
+	lease = new_lease(target, scope, is_explicit);
+	cp_borrow(lease, target, cp_deadline(lease->requested_at, timeout_ms));
+	return lease;
+}
+
+CpLease *
+cp_lease_checkout(const char *server, CpScope scope, bool is_explicit, int64 timeout_ms)
+{
+	return checkout_target(cp_target_resolve(server), scope, is_explicit, timeout_ms);
+}
+
+static void
+refuse_if_busy(const CpLease *lease)
+{
+	if (lease->busy)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("lease " UINT64_FORMAT " of pool \"%s\" is running a statement already",
+						lease->id, lease->pool_name),
+				 errhint("A lease runs one statement at a time; take another one.")));
+}
+
+/* The lease that query functions share in this transaction or session. */
+static CpLease *
+find_implicit(const CpTarget *target, CpScope scope)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &leases)
+	{
+		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+
+		if (lease->is_explicit || lease->scope != scope || lease->role != target->role ||
+			memcmp(&lease->key, &target->key, sizeof(lease->key)) != 0)
+			continue;
+		if (lease->slot != CP_NONE)
+			return lease;
+		end_lease(lease);		/* its connection was lost */
+	}
+	return NULL;
+}
+
+CpLease *
+cp_lease_for_server(const char *server, bool *release)
+{
+	CpTarget   *target = cp_target_resolve(server);
+	CpScope		scope = target->options.pool_mode;
+	CpLease    *lease;
+
+	*release = scope == CP_SCOPE_STATEMENT;
+	if (*release)
+		return checkout_target(target, scope, false, -1);
+	lease = find_implicit(target, scope);
+	if (lease == NULL)
+		return checkout_target(target, scope, false, -1);
+	refuse_if_busy(lease);
+	return lease;
+}
+
+static CpLease *
+find_lease(uint64 id)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &leases)
+	{
+		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+
+		if (lease->id == id && lease->is_explicit)
+			return lease;
+	}
+	return NULL;
+}
+
+CpLease *
+cp_lease_get(int64 id, bool must_be_usable)
+{
+	CpLease    *lease = find_lease((uint64) id);
+
+	if (lease == NULL)
+		ereport(ERROR,
+				(errcode(CP_ERRCODE_NOT_YOUR_LEASE),
+				 errmsg("lease " INT64_FORMAT " is not held by this session", id),
+				 errdetail("It never was, or it has been given back."),
+				 errhint("View conpool.leases shows the leases that are held.")));
+	if (lease->role != GetUserId())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for lease " INT64_FORMAT, id),
+				 errdetail("A lease can only be used by the role that took it.")));
+	refuse_if_busy(lease);
+	if (must_be_usable && lease->slot == CP_NONE)
+		ereport(ERROR,
+				(errcode(CP_ERRCODE_LOST),
+				 errmsg("the connection of lease " INT64_FORMAT " of pool \"%s\" was lost",
+						id, lease->pool_name),
+				 errhint("Give the lease back with conpool.checkin() and take another.")));
+	return lease;
+}
+
+/* ---- using and giving back ---------------------------------------------- */
+
+void
+cp_lease_checkin(CpLease *lease)
+{
+	Assert(!lease->busy);
+	end_lease(lease);
+}
+
+void
+cp_lease_statement_begins(CpLease *lease)
+{
+	Assert(!lease->busy);
+	lease->busy = true;
+	lease->busy_level = GetCurrentTransactionNestLevel();
+	cp_pool_statement_begins(lease->slot);
+}
+
+/* Leases that go on report at once: a statistic must not wait for their end. */
+void
+cp_lease_statement_ends(CpLease *lease)
+{
+	lease->busy = false;
+	cp_pool_statement_ends(lease->slot);
+	if (lease->donation >= 0)
+		cp_borrow_look_for_answer(lease);
+	if (lease->scope != CP_SCOPE_STATEMENT)
+	{
+		cp_pool_add_usage(lease->slot, lease->generation, &lease->usage);
+		memset(&lease->usage, 0, sizeof(lease->usage));
+	}
+}
+
+void
+cp_lease_lost(CpLease *lease)
+{
+	lease->busy = true;			/* it never came to an end: in doubt */
+	cp_borrow_return(lease);
+}

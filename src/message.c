@@ -1,0 +1,306 @@
+/*
+ * message.c
+ *		Errors and notices of a remote server, as local ones.
+ *
+ * Runs in client backends, called by query.c.  Knows nothing of leases.  A
+ * remote server is not trusted to send valid texts or codes.
+ */
+#include "postgres.h"
+
+#include "message.h"
+
+#include "mb/pg_wchar.h"
+
+#include "error.h"
+
+/* notices collected but not reported take so many bytes at most */
+#define CP_NOTICES_MAX (4 * 1024 * 1024)
+
+/* The texts of a message that are passed on. */
+enum
+{
+	FIELD_MESSAGE,
+	FIELD_DETAIL,
+	FIELD_HINT,
+	FIELD_CONTEXT,
+	FIELD_SCHEMA,
+	FIELD_TABLE,
+	FIELD_COLUMN,
+	FIELD_DATATYPE,
+	FIELD_CONSTRAINT,
+	FIELD_COUNT
+};
+
+static const int field_codes[FIELD_COUNT] = {
+	[FIELD_MESSAGE] = PG_DIAG_MESSAGE_PRIMARY,
+	[FIELD_DETAIL] = PG_DIAG_MESSAGE_DETAIL,
+	[FIELD_HINT] = PG_DIAG_MESSAGE_HINT,
+	[FIELD_CONTEXT] = PG_DIAG_CONTEXT,
+	[FIELD_SCHEMA] = PG_DIAG_SCHEMA_NAME,
+	[FIELD_TABLE] = PG_DIAG_TABLE_NAME,
+	[FIELD_COLUMN] = PG_DIAG_COLUMN_NAME,
+	[FIELD_DATATYPE] = PG_DIAG_DATATYPE_NAME,
+	[FIELD_CONSTRAINT] = PG_DIAG_CONSTRAINT_NAME,
+};
+
+typedef struct Message
+{
+	int			level; /* local elevel */
+	int			sqlstate;
+	const char *fields[FIELD_COUNT]; /* NULL = not there */
+} Message;
+
+struct CpNotice
+{
+	CpNotice *next;
+	Message	  message;
+	char	  texts[FLEXIBLE_ARRAY_MEMBER]; /* what its fields point to */
+};
+
+const char *
+cp_message_valid_text(const char *text)
+{
+	char *copy;
+
+	if (text == NULL || pg_verifymbstr(text, strlen(text), true))
+		return text;
+	copy = pstrdup(text);
+	for (char *p = copy; *p != '\0'; p++)
+	{
+		if (IS_HIGHBIT_SET(*p))
+			*p = '?';
+	}
+	return copy;
+}
+
+/* The SQLSTATE of a message; `otherwise` if there is none that can be raised. */
+static int
+sqlstate_of(const PGresult *result, int otherwise)
+{
+	const char *code = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	if (code == NULL || strlen(code) != 5 || strcmp(code, "00000") == 0 ||
+		strspn(code, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") != 5)
+		return otherwise;
+	return MAKE_SQLSTATE(code[0], code[1], code[2], code[3], code[4]);
+}
+
+/*
+ * The level a notice is reported at.  What the remote would write to its own
+ * log only comes here because its client_min_messages says so: it is for the
+ * client, not for our log.
+ */
+static int
+level_of(const PGresult *notice)
+{
+	const char *severity = PQresultErrorField(notice, PG_DIAG_SEVERITY_NONLOCALIZED);
+
+	if (severity == NULL)
+		return NOTICE;
+	if (strcmp(severity, "WARNING") == 0)
+		return WARNING;
+	if (strcmp(severity, "INFO") == 0)
+		return INFO;
+	if (strncmp(severity, "DEBUG", 5) == 0)
+		return DEBUG1;
+	return NOTICE;
+}
+
+/* Fills message with pointers into result. */
+static void
+read_message(const PGresult *result, Message *message)
+{
+	for (int i = 0; i < FIELD_COUNT; i++)
+		message->fields[i] = PQresultErrorField(result, field_codes[i]);
+
+	/* libpq's own errors have no fields */
+	if (message->fields[FIELD_MESSAGE] == NULL)
+		message->fields[FIELD_MESSAGE] = PQresultErrorMessage(result);
+}
+
+static int
+add_name(int field, int code, const Message *message)
+{
+	const char *name = message->fields[field];
+
+	return name != NULL ? err_generic_string(code, cp_message_valid_text(name)) : 0;
+}
+
+/* Reports or, from ERROR on, raises a message. */
+static void
+report_message(const Message *message)
+{
+	const char *text[FIELD_COUNT];
+
+	for (int i = 0; i < FIELD_COUNT; i++)
+		text[i] = cp_message_valid_text(message->fields[i]);
+
+	ereport(message->level,
+			(errcode(message->sqlstate),
+			 errmsg_internal("%s", pchomp(text[FIELD_MESSAGE])),
+			 text[FIELD_DETAIL] ? errdetail_internal("%s", text[FIELD_DETAIL]) : 0,
+			 text[FIELD_HINT] ? errhint("%s", text[FIELD_HINT]) : 0,
+			 text[FIELD_CONTEXT] ? errcontext("%s", text[FIELD_CONTEXT]) : 0,
+			 add_name(FIELD_SCHEMA, PG_DIAG_SCHEMA_NAME, message),
+			 add_name(FIELD_TABLE, PG_DIAG_TABLE_NAME, message),
+			 add_name(FIELD_COLUMN, PG_DIAG_COLUMN_NAME, message),
+			 add_name(FIELD_DATATYPE, PG_DIAG_DATATYPE_NAME, message),
+			 add_name(FIELD_CONSTRAINT, PG_DIAG_CONSTRAINT_NAME, message)));
+}
+
+/* ---- notices ---- */
+
+/* libpq's notice receiver */
+static void
+collect_notice(void *arg, const PGresult *result)
+{
+	CpNotices *notices = arg;
+	CpNotice  *notice;
+	Message	   message;
+	size_t	   size = offsetof(CpNotice, texts);
+	char	  *to;
+
+	message.level = level_of(result);
+	message.sqlstate = sqlstate_of(result, message.level >= WARNING ? ERRCODE_WARNING : ERRCODE_SUCCESSFUL_COMPLETION);
+	read_message(result, &message);
+	for (int i = 0; i < FIELD_COUNT; i++)
+	{
+		if (message.fields[i] != NULL)
+			size += strlen(message.fields[i]) + 1;
+	}
+
+	notice = notices->bytes + size <= CP_NOTICES_MAX ? malloc(size) : NULL;
+	if (notice == NULL)
+	{
+		notices->dropped++;
+		return;
+	}
+
+	to = notice->texts;
+	for (int i = 0; i < FIELD_COUNT; i++)
+	{
+		if (message.fields[i] != NULL)
+		{
+			message.fields[i] = strcpy(to, message.fields[i]);
+			to += strlen(to) + 1;
+		}
+	}
+	notice->message = message;
+	notice->next = NULL;
+
+	if (notices->last == NULL)
+		notices->first = notice;
+	else
+		notices->last->next = notice;
+	notices->last = notice;
+	notices->bytes += size;
+}
+
+static void
+ignore_notice(void *arg, const PGresult *result)
+{
+}
+
+void
+cp_message_collect_notices(PGconn *conn, CpNotices *notices)
+{
+	PQsetNoticeReceiver(conn, collect_notice, notices);
+}
+
+void
+cp_message_ignore_notices(PGconn *conn)
+{
+	PQsetNoticeReceiver(conn, ignore_notice, NULL);
+}
+
+static void
+free_first(CpNotices *notices)
+{
+	CpNotice *first = notices->first;
+
+	notices->first = first->next;
+	free(first);
+}
+
+void
+cp_message_report_notices(CpNotices *notices)
+{
+	int64 dropped = notices->dropped;
+
+	/* each stays in the list until reported: an error must not lose track */
+	while (notices->first != NULL)
+	{
+		report_message(&notices->first->message);
+		free_first(notices);
+	}
+	cp_message_free_notices(notices);
+
+	if (dropped > 0)
+		ereport(WARNING,
+				(errmsg("%lld messages of the remote server were dropped",
+						(long long) dropped)));
+}
+
+void
+cp_message_free_notices(CpNotices *notices)
+{
+	while (notices->first != NULL)
+		free_first(notices);
+	memset(notices, 0, sizeof(*notices));
+}
+
+/* ---- errors ---- */
+
+/* Does this code say that the session it was raised in is being ended? */
+static bool
+is_shutdown(int sqlstate)
+{
+	return sqlstate == ERRCODE_ADMIN_SHUTDOWN ||
+		sqlstate == ERRCODE_CRASH_SHUTDOWN ||
+		sqlstate == ERRCODE_CANNOT_CONNECT_NOW;
+}
+
+void
+cp_message_throw_error(const char *pool, const PGresult *error)
+{
+	Message message;
+
+	message.level = ERROR;
+	message.sqlstate = sqlstate_of(error, CP_ERRCODE_LOST);
+	if (is_shutdown(message.sqlstate))
+		cp_message_throw_lost(pool, cp_message_why_lost(NULL, error));
+	read_message(error, &message);
+	report_message(&message);
+	pg_unreachable();
+}
+
+char *
+cp_message_why_lost(PGconn *conn, const PGresult *error)
+{
+	const char *said = NULL;
+
+	if (error != NULL && PQresultErrorField(error, PG_DIAG_SQLSTATE) != NULL)
+	{
+		said = PQresultErrorField(error, PG_DIAG_MESSAGE_PRIMARY);
+		if (said != NULL)
+			return psprintf(_("The remote server said: %s (SQLSTATE %s)."),
+							cp_message_valid_text(said),
+							unpack_sql_state(sqlstate_of(error, CP_ERRCODE_LOST)));
+	}
+	if (error != NULL)
+		said = PQresultErrorMessage(error);
+	if ((said == NULL || *said == '\0') && conn != NULL)
+		said = PQerrorMessage(conn);
+	if (said == NULL)
+		said = "";
+	return pchomp(cp_message_valid_text(said));
+}
+
+void
+cp_message_throw_lost(const char *pool, const char *why)
+{
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_LOST),
+			 errmsg("connection of pool \"%s\" was lost during the statement", pool),
+			 *why != '\0' ? errdetail_internal("%s", why) : 0));
+}

@@ -1,0 +1,307 @@
+/*
+ * pool.h
+ *		Who gets which connection.
+ *
+ * Runs in client backends and in the broker.  Changes shared memory under the
+ * pool's lock; knows no libpq, touches no socket, never waits and, but for
+ * registering a pool, never throws.  Latches are set after locks are released.
+ */
+#ifndef CP_POOL_H
+#define CP_POOL_H
+
+#include "shmem.h"
+
+/* ---- finding pools ---- */
+
+/*
+ * The pool of that key, made if it is not there.  Returns its index and
+ * generation; CP_OVERFLOW_POOL when no place is to be had, even by evicting.
+ */
+extern int	cp_pool_find(const CpPoolKey *key, const char *name,
+						 const CpPoolOptions *options, uint64 *generation);
+
+/* ---- checkout ---- */
+
+typedef struct CpCheckout
+{
+	/* in */
+	int			pool;
+	uint64		pool_generation;
+	const CpPoolOptions *options;
+	CpFingerprint fingerprint;
+	CpScope		scope;
+	Oid			role;
+	uint64		lease;
+	CpTime		since;			/* when the caller began */
+	bool		wants_permit;	/* unshared only: no idle connection will do */
+	bool		again;			/* what was granted turned out dead: goes to
+								 * the head of the queue */
+	int			held;			/* leases this backend holds in the pool */
+	uint64	   *adopted;		/* per slot: generation this backend has
+								 * adopted, or 0; NULL = none */
+	int			last_slot;		/* tried first, or CP_NONE */
+
+	/* out */
+	int			slot;
+	uint64		generation;
+	CpTime		wait;			/* microseconds counted as wait so far */
+} CpCheckout;
+
+typedef enum CpGrant
+{
+	CP_GRANT_LEASE,				/* slot is LEASED to the caller */
+	CP_GRANT_PERMIT,			/* slot is CONNECTING, the caller opens it */
+	CP_GRANT_QUEUED,			/* in the queue: wait for the latch */
+	CP_GRANT_QUEUE_FULL,
+	CP_GRANT_SELF_DEADLOCK,		/* the caller holds every connection itself */
+	CP_GRANT_POOL_GONE			/* evicted meanwhile: find it again */
+} CpGrant;
+
+extern CpGrant cp_pool_checkout(CpCheckout *c);
+
+/* A waiter asks after its latch was set: LEASE, PERMIT or still QUEUED. */
+extern CpGrant cp_pool_granted(CpCheckout *c);
+
+typedef enum CpLeave
+{
+	CP_LEAVE_TIMEOUT,
+	CP_LEAVE_CANCEL
+} CpLeave;
+
+/*
+ * Leaves the queue, wherever this backend stands in it, and passes on what it
+ * was granted meanwhile.  Nothing if it does not wait: safe in any abort.
+ */
+extern void cp_pool_leave_queue(CpLeave why);
+
+/* ---- opening ---- */
+
+typedef struct CpConnected
+{
+	int			remote_pid;
+	const char *remote_address;
+	bool		encrypted;
+	bool		unshared;
+	CpTime		connect_time;	/* microseconds it took */
+} CpConnected;
+
+/* CONNECTING -> LEASED; the permit goes on.  Returns the new generation. */
+extern uint64 cp_pool_connected(CpCheckout *c, const CpConnected *info);
+
+typedef enum CpFailure
+{
+	CP_FAILURE_CONNECT,			/* the remote's, or the network's */
+	CP_FAILURE_TIMEOUT,			/* checkout_timeout ran out meanwhile */
+	CP_FAILURE_CANCEL			/* the local session was interrupted */
+} CpFailure;
+
+/* Counts an attempt to open that fails; `since` as in the checkout. */
+extern void cp_pool_count_failure(int slot, uint64 generation, CpFailure what,
+								  CpTime since);
+
+/*
+ * CONNECTING -> FREE: the attempt is over and nothing is left of it; the
+ * permit goes on.
+ */
+extern void cp_pool_connect_ended(int slot, uint64 generation);
+
+/*
+ * A granted connection is dead, before anything ran on it: LEASED -> CLOSING,
+ * and the grant was none.  The caller checks out again, with `again` set.
+ */
+extern void cp_pool_discard(CpCheckout *c);
+
+/* ---- checkin ---- */
+
+typedef enum CpDisposition
+{
+	CP_CHECKIN_CLEAN,			/* back to the idle list */
+	CP_CHECKIN_RESET,			/* the broker resets it first */
+	CP_CHECKIN_CLOSE,			/* the broker ends it */
+	CP_CHECKIN_ENDED			/* its holder has ended it: nothing is left */
+} CpDisposition;
+
+/* What a lease did since it was last reported. */
+typedef struct CpUsage
+{
+	int64		queries;
+	int64		query_errors;
+	int64		rows;
+	int64		discarded;		/* 1: ended because dead or in doubt */
+	CpTime		extra_wait;		/* microseconds between grant and first use:
+								 * fetching the socket */
+} CpUsage;
+
+typedef struct CpCheckin
+{
+	int			slot;
+	uint64		generation;
+	CpDisposition disposition;
+	bool		in_transaction; /* RESET begins with ROLLBACK */
+	bool		mid_protocol;	/* CLOSE without Terminate */
+	CpUsage		usage;
+	/* out */
+	bool		was_leak;		/* had been reported: say that it is over */
+} CpCheckin;
+
+/*
+ * LEASED -> IDLE, RESETTING, CLOSING or FREE; hands over to the first waiter.
+ * False, and nothing has changed, when CLEAN, RESET or CLOSE was asked but
+ * the present broker does not have the socket: the caller donates it or ends
+ * it, and calls again.
+ */
+extern bool cp_pool_checkin(CpCheckin *c);
+
+/* Adds usage of a lease that goes on.  True: it has been reported as a leak. */
+extern bool cp_pool_add_usage(int slot, uint64 generation, const CpUsage *usage);
+
+/* The holder says from when to when a remote statement runs. */
+extern void cp_pool_statement_begins(int slot);
+extern void cp_pool_statement_ends(int slot);
+
+/* The holder stores the SQL that took the lease (truncated, may be NULL). */
+extern void cp_pool_set_sql(int slot, const char *sql);
+
+/* The slot's generation at this moment, read without a lock. */
+extern uint64 cp_pool_generation(int slot);
+
+/* Does the present broker have the socket of this slot? */
+extern bool cp_pool_is_donated(int slot, uint64 generation);
+
+/* ---- the broker's side ---- */
+
+/* A new run begins: frees what only the last run had, returns its epoch. */
+extern uint64 cp_pool_broker_begins(void);
+
+/*
+ * The run ends: no broker from now on; slots that only it had become FREE.
+ * Ends the sockets first, then calls this.
+ */
+extern void cp_pool_broker_ends(void);
+
+/* LEASED by pid with that generation?  (fetch, donate, end) */
+extern bool cp_pool_is_held_by(int slot, uint64 generation, int pid);
+
+/* The broker has taken the socket: records its epoch.  False if no longer held. */
+extern bool cp_pool_donated(int slot, uint64 generation, int pid, uint64 epoch);
+
+/*
+ * The holder has given the socket up to the broker to await its end:
+ * LEASED or CONNECTING -> CLOSING.  Returns the new generation, 0 if refused.
+ * Counts nothing: the holder reports its usage before.
+ */
+extern uint64 cp_pool_ending(int slot, uint64 generation, int pid);
+
+typedef struct CpTask
+{
+	int			slot;
+	uint64		generation;
+	CpSlotState state;			/* RESETTING or CLOSING */
+	bool		in_transaction;
+	bool		mid_protocol;
+} CpTask;
+
+/* Takes the next slot that wants the broker's work; false if there is none. */
+extern bool cp_pool_next_task(CpTask *task);
+
+/* RESETTING or VALIDATING -> IDLE, or -> CLOSING (false); hands over. */
+extern void cp_pool_reset_done(int slot, uint64 generation, bool ok);
+
+/* IDLE -> VALIDATING, to look at its socket; false if it is not idle now. */
+extern bool cp_pool_validate(int slot, uint64 *generation);
+
+/*
+ * VALIDATING -> IDLE (alive) or CLOSING.  The slot keeps its place among the
+ * idle ones and its idle_since.
+ */
+extern void cp_pool_validated(int slot, uint64 generation, bool alive);
+
+/* CLOSING -> FREE: its end has been seen, or waited for long enough. */
+extern void cp_pool_closed(int slot, uint64 generation);
+
+/* All IDLE connections -> CLOSING (a stopping server). */
+extern void cp_pool_close_all_idle(void);
+
+/*
+ * Gives free slots to pools that lack one; where there is none, closes the
+ * longest idle connection of another pool.  Called on every turn.
+ */
+extern void cp_pool_relieve(void);
+
+/* ---- reading ---- */
+
+typedef struct CpPoolInfo
+{
+	CpPoolKey	key;
+	char		name[CP_POOL_NAME_LEN];
+	CpPoolOptions options;
+	int			counts[CP_SLOT_STATES];
+	int			unshared;
+	int			waiting;
+	CpPoolStats stats;
+} CpPoolInfo;
+
+/* A copy of one pool's entry; false if the place is not in use. */
+extern bool cp_pool_read(int pool, CpPoolInfo *info);
+
+typedef struct CpSlotInfo
+{
+	int			slot;
+	int			pool;
+	CpPoolKey	key;
+	char		name[CP_POOL_NAME_LEN];
+	int			leak_threshold; /* of its pool, milliseconds */
+	CpSlotState state;
+	uint64		generation;
+	CpTime		state_since;
+	bool		unshared;
+	bool		encrypted;
+	int			remote_pid;
+	char		remote_address[CP_ADDRESS_LEN];
+	CpTime		opened_at;
+	CpTime		idle_since;
+	uint64		uses;
+	int			holder_pid;
+	uint64		lease;
+	CpScope		scope;
+	Oid			lease_role;
+	CpTime		leased_at;
+	CpTime		running_since;	/* 0 = no remote statement runs */
+	bool		leak_reported;
+	char		sql[CP_SQL_LEN];
+} CpSlotInfo;
+
+/* A copy of one slot, consistent in itself; false if it is FREE. */
+extern bool cp_slot_read(int slot, CpSlotInfo *info);
+
+typedef struct CpWaiterInfo
+{
+	int			pool;
+	CpPoolKey	key;
+	char		name[CP_POOL_NAME_LEN];
+	int			pid;
+	Oid			role;
+	CpTime		since;
+	int			position;		/* 1 = next */
+} CpWaiterInfo;
+
+/* The waiters of one pool, first to last; palloc'd; returns how many. */
+extern int	cp_pool_waiters(int pool, CpWaiterInfo **waiters);
+
+/*
+ * What the pool is doing, for an error's detail: "4 of 4 connections are
+ * leased, 0 are connecting, 12 sessions wait; longest held by pid 123 (5.2
+ * s), ...".  palloc'd.
+ */
+extern char *cp_pool_describe(int pool);
+
+/* Counters of one pool back to zero. */
+extern void cp_pool_reset_stats(int pool);
+
+/*
+ * For the broker's scan (leak.c): marks a lease as reported, and counts it,
+ * if that lease still holds the slot.  False if it does not.
+ */
+extern bool cp_slot_report_leak(int slot, uint64 lease);
+
+#endif							/* CP_POOL_H */

@@ -1,0 +1,575 @@
+/*
+ * remote.c
+ *		A connection with a remote server, as this process sees it.
+ *
+ * Runs in client backends and, for adopted connections, in the broker.  Called
+ * by the modules that hold a connection.  Must never throw because of the
+ * remote, and never block where interrupts are not served, except in
+ * cp_remote_recover() and cp_remote_cancel(), which run in aborts and have a
+ * deadline.
+ */
+#include "postgres.h"
+
+#include "remote.h"
+
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "adopt.h"
+#include "compat.h"
+#include "libpq/pqcomm.h"
+#include "miscadmin.h"
+#include "net.h"
+#include "port/pg_bswap.h"
+#include "storage/fd.h"
+#include "utils/memutils.h"
+
+/* places in a kept wait event set */
+enum
+{
+	LATCH_POSITION,
+	DEATH_POSITION,
+	SOCKET_POSITION,
+	POSITIONS
+};
+
+/* how long the rest of a result is read before it is cancelled, microseconds */
+#define RECOVER_PATIENCE 5000
+
+/*
+ * A socket that is connected with nobody, made before the first connection
+ * and kept for good, so that letting go of one cannot fail.
+ */
+static int	dead_socket = -1;
+
+/* ---- making and freeing ---- */
+
+static bool
+make_dead_socket(void)
+{
+	if (dead_socket >= 0)
+		return true;
+	if (!AcquireExternalFD())
+		return false;
+	dead_socket = cp_net_socket(AF_UNIX);
+	if (dead_socket < 0)
+		ReleaseExternalFD();
+	return dead_socket >= 0;
+}
+
+/* libpq would print what a server has to say while connecting to our stderr. */
+static void
+ignore_notice(void *arg, const PGresult *notice)
+{
+}
+
+/* A CpRemote with its descriptor counted, but no connection yet. */
+static CpRemote *
+new_remote(const char **error)
+{
+	CpRemote   *remote;
+
+	if (!make_dead_socket() || !AcquireExternalFD())
+	{
+		*error = "out of file descriptors";
+		return NULL;
+	}
+	remote = MemoryContextAllocExtended(TopMemoryContext, sizeof(CpRemote),
+										MCXT_ALLOC_ZERO | MCXT_ALLOC_NO_OOM);
+	if (remote == NULL)
+	{
+		ReleaseExternalFD();
+		*error = "out of memory";
+		return NULL;
+	}
+	remote->wait_socket = PGINVALID_SOCKET;
+	return remote;
+}
+
+static void
+free_wait_set(CpRemote *remote)
+{
+	if (remote->wait_set != NULL)
+		FreeWaitEventSet(remote->wait_set);
+	remote->wait_set = NULL;
+}
+
+/* Frees everything; whatever PQfinish() says goes to the present socket. */
+static void
+free_remote(CpRemote *remote)
+{
+	free_wait_set(remote);
+	if (remote->recorder != NULL)
+		cp_recorder_drop(remote->recorder, remote->conn);
+	PQfinish(remote->conn);
+	ReleaseExternalFD();
+	explicit_bzero(&remote->greeting, sizeof(remote->greeting));
+	pfree(remote);
+}
+
+/* ---- connecting ---- */
+
+CpRemote *
+cp_remote_start(const char *const *keywords, const char *const *values,
+				const char **error)
+{
+	CpRemote   *remote = new_remote(error);
+
+	if (remote == NULL)
+		return NULL;
+	remote->conn = PQconnectStartParams(keywords, values, 0);
+	if (remote->conn != NULL)
+		remote->recorder = cp_recorder_start(remote->conn);
+	if (remote->recorder == NULL)
+	{
+		*error = "out of memory";
+		free_remote(remote);
+		return NULL;
+	}
+	PQsetNoticeReceiver(remote->conn, ignore_notice, NULL);
+	/* the only way to learn the SQLSTATE of a connect that failed */
+	PQsetErrorVerbosity(remote->conn, PQERRORS_VERBOSE);
+	return remote;
+}
+
+/*
+ * Waits for what libpq wants.  Not with a kept set: libpq may close its socket
+ * and get a new one of the same number.  False when the deadline has passed.
+ */
+static bool
+wait_for_connect(PGconn *conn, PostgresPollingStatusType state, CpTime deadline)
+{
+	int			wanted = state == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
+
+	for (;;)
+	{
+		long		timeout = cp_timeout_ms(deadline);
+		int			events;
+
+		if (timeout == 0)
+			return false;
+		events = WaitLatchOrSocket(MyLatch,
+								   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | wanted |
+									   (timeout > 0 ? WL_TIMEOUT : 0),
+								   PQsocket(conn), timeout, CP_WAIT_EVENT);
+		if (events & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+		}
+		if (events & wanted)
+			return true;
+	}
+}
+
+/* libpq says that it is connected: notes what only this process can know. */
+static CpConnectStatus
+connected(CpRemote *remote)
+{
+	PGconn	   *conn = remote->conn;
+	bool		recorded;
+
+	recorded = cp_recorder_finish(remote->recorder, conn, &remote->greeting);
+	remote->recorder = NULL;
+	PQsetErrorVerbosity(conn, PQERRORS_DEFAULT);
+	remote->encrypted = PQsslInUse(conn) || PQgssEncInUse(conn);
+	remote->used_password = PQconnectionUsedPassword(conn) != 0;
+	if (PQsetnonblocking(conn, 1) != 0)
+		return CP_CONNECT_FAILED;
+	return recorded ? CP_CONNECT_OK : CP_CONNECT_NO_GREETING;
+}
+
+CpConnectStatus
+cp_remote_finish_connect(CpRemote *remote, CpTime deadline)
+{
+	PostgresPollingStatusType state = PGRES_POLLING_WRITING;
+
+	if (PQstatus(remote->conn) == CONNECTION_BAD)
+		return CP_CONNECT_FAILED;
+
+	while (state != PGRES_POLLING_OK)
+	{
+		if (!wait_for_connect(remote->conn, state, deadline))
+			return CP_CONNECT_TIMEOUT;
+		state = PQconnectPoll(remote->conn);
+		if (state == PGRES_POLLING_FAILED)
+			return CP_CONNECT_FAILED;
+	}
+	return connected(remote);
+}
+
+CpRemote *
+cp_remote_adopt(int fd, const CpGreeting *greeting, const char **error)
+{
+	CpRemote   *remote = new_remote(error);
+
+	if (remote != NULL)
+	{
+		remote->adopted = true;
+		remote->shared = true;
+		memcpy(&remote->greeting, greeting, cp_greeting_size(greeting));
+		remote->conn = cp_adopt(fd, greeting, error);
+		if (remote->conn == NULL)
+		{
+			free_remote(remote);
+			remote = NULL;
+		}
+		else
+			PQsetNoticeReceiver(remote->conn, ignore_notice, NULL);
+	}
+	close(fd);
+	return remote;
+}
+
+/* ---- leaving ---- */
+
+void
+cp_remote_let_go(CpRemote *remote)
+{
+	if (remote == NULL)
+		return;
+	/* the set first: the kernel forgets a socket only with its last duplicate */
+	free_wait_set(remote);
+	if (PQsocket(remote->conn) != PGINVALID_SOCKET)
+		cp_net_put_over(dead_socket, PQsocket(remote->conn));
+	free_remote(remote);
+}
+
+int
+cp_remote_end(CpRemote *remote)
+{
+	int			rest = -1;
+
+	if (remote == NULL)
+		return -1;
+	if (PQsocket(remote->conn) != PGINVALID_SOCKET)
+		rest = cp_net_dup(PQsocket(remote->conn));
+	/* libpq says Terminate, after what it may still have in its buffer */
+	free_remote(remote);
+	if (rest >= 0)
+		shutdown(rest, SHUT_WR);
+	return rest;
+}
+
+void
+cp_remote_await_eof(int fd, CpTime deadline)
+{
+	char		buffer[8192];
+	ssize_t		n;
+
+	if (fd < 0)
+		return;
+	while (cp_now() < deadline && cp_net_poll(fd, POLLIN, deadline) != 0)
+	{
+		n = recv(fd, buffer, sizeof(buffer), 0);
+		if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN))
+			break;
+	}
+	shutdown(fd, SHUT_RDWR);
+	close(fd);
+}
+
+/* ---- statements ---- */
+
+bool
+cp_remote_is_readable(CpRemote *remote)
+{
+	int			sock = PQsocket(remote->conn);
+
+	return sock == PGINVALID_SOCKET || cp_net_poll(sock, POLLIN, 0) != 0;
+}
+
+static void
+make_wait_set(CpRemote *remote, pgsocket sock)
+{
+	WaitEventSet *set;
+
+	set = remote->wait_set = cp_create_wait_event_set(POSITIONS);
+	remote->wait_socket = sock;
+	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	AddWaitEventToSet(set, WL_SOCKET_READABLE, sock, NULL, NULL);
+}
+
+int
+cp_remote_wait(CpRemote *remote, int events, CpTime deadline)
+{
+	pgsocket	sock = PQsocket(remote->conn);
+	WaitEvent	occurred[POSITIONS];
+	int			result = 0;
+	int			n;
+	int			i;
+
+	/* libpq has closed it, and says why when it is asked to go on */
+	if (sock == PGINVALID_SOCKET)
+		return events;
+
+	if (sock != remote->wait_socket)
+		free_wait_set(remote);
+	if (remote->wait_set == NULL)
+		make_wait_set(remote, sock);
+	ModifyWaitEvent(remote->wait_set, SOCKET_POSITION, events, NULL);
+	n = WaitEventSetWait(remote->wait_set, cp_timeout_ms(deadline), occurred, POSITIONS,
+						 CP_WAIT_EVENT);
+	for (i = 0; i < n; i++)
+		result |= occurred[i].events;
+	return n == 0 ? WL_TIMEOUT : result;
+}
+
+/*
+ * Waits for the socket, serving interrupts; reads what is there.  False when
+ * libpq could not read.
+ */
+static bool
+wait_and_read(CpRemote *remote, int wanted)
+{
+	int			events = cp_remote_wait(remote, wanted, CP_FOREVER);
+
+	if (events & WL_LATCH_SET)
+	{
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return !(events & WL_SOCKET_READABLE) || PQconsumeInput(remote->conn);
+}
+
+bool
+cp_remote_send(CpRemote *remote, const char *sql, int nparams, const Oid *types,
+			   const char *const *values)
+{
+	PGconn	   *conn = remote->conn;
+	int			sent;
+	int			unsent;
+
+	if (nparams < 0)
+		sent = PQsendQuery(conn, sql);
+	else
+		sent = PQsendQueryParams(conn, sql, nparams, types, values, NULL, NULL, 0);
+	if (!sent || !PQsetSingleRowMode(conn))
+		return false;
+
+	while ((unsent = PQflush(conn)) > 0)
+	{
+		/* reading too, or each side might wait for the other to read */
+		if (!wait_and_read(remote, WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE))
+			return false;
+	}
+	return unsent == 0;
+}
+
+/* Would PQgetResult() block? */
+static bool
+is_busy(CpRemote *remote)
+{
+	if (!PQisBusy(remote->conn))
+		return false;
+	if (!remote->encrypted)
+		return true;
+	/* the TLS library may hold bytes that no wait on the socket would tell of */
+	(void) PQconsumeInput(remote->conn);
+	return PQisBusy(remote->conn);
+}
+
+PGresult *
+cp_remote_next_result(CpRemote *remote)
+{
+	while (is_busy(remote))
+	{
+		/* if libpq could not read, its result says why */
+		if (!wait_and_read(remote, WL_SOCKET_READABLE))
+			break;
+	}
+	return PQgetResult(remote->conn);
+}
+
+bool
+cp_remote_parameters_changed(CpRemote *remote)
+{
+	return !cp_greeting_matches(&remote->greeting, remote->conn);
+}
+
+/* ---- recovering ---- */
+
+typedef enum Drained
+{
+	DRAINED,					/* up to ReadyForQuery */
+	DRAIN_MORE,					/* the deadline passed */
+	DRAIN_BROKEN				/* lost, or in a state with no safe way out */
+} Drained;
+
+/*
+ * Does the connection survive this result?  An error that did not come from
+ * the server (it has no SQLSTATE) means that libpq has lost its place.
+ * probing: it is the answer to an empty statement, which a cancel that was
+ * late may have hit.
+ */
+static bool
+is_survivable(const PGresult *result, bool probing)
+{
+	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	switch (PQresultStatus(result))
+	{
+		case PGRES_EMPTY_QUERY:
+			return true;
+		case PGRES_COMMAND_OK:
+		case PGRES_TUPLES_OK:
+		case PGRES_SINGLE_TUPLE:
+			return !probing;
+		case PGRES_FATAL_ERROR:
+			return sqlstate != NULL && (!probing || strcmp(sqlstate, "57014") == 0);
+		default:
+			return false;
+	}
+}
+
+/* Reads until PQgetResult() would not block, or the deadline. */
+static Drained
+read_until_ready(CpRemote *remote, CpTime deadline)
+{
+	while (is_busy(remote))
+	{
+		int			unsent = PQflush(remote->conn);
+		int			wanted = POLLIN | (unsent > 0 ? POLLOUT : 0);
+
+		if (unsent < 0 || PQsocket(remote->conn) == PGINVALID_SOCKET)
+			return DRAIN_BROKEN;
+		if (cp_net_poll(PQsocket(remote->conn), wanted, deadline) == 0 ||
+			cp_now() >= deadline)
+			return DRAIN_MORE;
+		if (!PQconsumeInput(remote->conn))
+			return DRAIN_BROKEN;
+	}
+	return DRAINED;
+}
+
+/* Reads what the server sends for the statement that runs, and drops it. */
+static Drained
+drain(CpRemote *remote, bool probing, CpTime deadline)
+{
+	for (;;)
+	{
+		Drained		state = read_until_ready(remote, deadline);
+		PGresult   *result;
+		bool		survivable;
+
+		if (state != DRAINED)
+			return state;
+		result = PQgetResult(remote->conn);
+		if (result == NULL)
+			break;
+		survivable = is_survivable(result, probing);
+		PQclear(result);
+		if (!survivable)
+			return DRAIN_BROKEN;
+		if (cp_now() >= deadline)
+			return DRAIN_MORE;
+	}
+
+	switch (PQtransactionStatus(remote->conn))
+	{
+		case PQTRANS_IDLE:
+		case PQTRANS_INTRANS:
+		case PQTRANS_INERROR:
+			return DRAINED;
+		default:
+			return DRAIN_BROKEN;
+	}
+}
+
+bool
+cp_remote_recover(CpRemote *remote, CpTime deadline)
+{
+	CpTime		patience = cp_earlier(deadline, cp_now() + RECOVER_PATIENCE);
+	Drained		state = drain(remote, false, patience);
+
+	if (state != DRAIN_MORE)
+		return state == DRAINED;
+
+	/*
+	 * The cancel may take effect whenever it likes until the end of file that
+	 * cp_remote_cancel() waits for, and a moment longer, since the server
+	 * passes it on by a signal.  The empty round trip gives it something to
+	 * hit that nobody minds.
+	 */
+	return cp_remote_cancel(remote, deadline) &&
+		drain(remote, false, deadline) == DRAINED &&
+		PQsendQuery(remote->conn, "") &&
+		drain(remote, true, deadline) == DRAINED;
+}
+
+/* Builds a CancelRequest; returns its size. */
+static int
+build_cancel_request(const CpGreeting *greeting, uint8 *packet)
+{
+	uint32		head[3];
+
+	head[0] = pg_hton32(sizeof(head) + greeting->key_len);
+	head[1] = pg_hton32(CANCEL_REQUEST_CODE);
+	head[2] = pg_hton32((uint32) greeting->pid);
+	memcpy(packet, head, sizeof(head));
+	memcpy(packet + sizeof(head), greeting->key, greeting->key_len);
+	return sizeof(head) + greeting->key_len;
+}
+
+/*
+ * Always in the clear, also for an encrypted connection: servers accept that,
+ * and libpq before 17 sends its own no other way.
+ */
+bool
+cp_remote_cancel(CpRemote *remote, CpTime deadline)
+{
+	struct sockaddr_storage addr;
+	socklen_t	len = sizeof(addr);
+	uint8		packet[12 + CP_CANCEL_KEY_MAX];
+	int			size = build_cancel_request(&remote->greeting, packet);
+	char		byte;
+	bool		ended = false;
+	int			sock;
+
+	if (remote->greeting.key_len == 0 ||
+		PQsocket(remote->conn) == PGINVALID_SOCKET ||
+		getpeername(PQsocket(remote->conn), (struct sockaddr *) &addr, &len) < 0)
+		return false;
+	sock = cp_net_connect((struct sockaddr *) &addr, len, deadline);
+	if (sock < 0)
+		return false;
+
+	/* the end of file says that the server has dealt with it */
+	if (send(sock, packet, size, 0) == size &&
+		cp_net_poll(sock, POLLIN, deadline) != 0)
+		ended = recv(sock, &byte, 1, 0) == 0;
+	close(sock);
+	explicit_bzero(packet, sizeof(packet));
+	return ended;
+}
+
+/* ---- looking ---- */
+
+void
+cp_remote_address(CpRemote *remote, char *buf, size_t size)
+{
+	struct sockaddr_storage addr;
+	socklen_t	len = sizeof(addr);
+	char		host[NI_MAXHOST];
+	char		port[NI_MAXSERV];
+
+	buf[0] = '\0';
+	if (PQsocket(remote->conn) == PGINVALID_SOCKET ||
+		getpeername(PQsocket(remote->conn), (struct sockaddr *) &addr, &len) < 0)
+		return;
+
+	if (addr.ss_family == AF_UNIX)
+	{
+		/* not terminated when it fills its place; empty for a socket pair */
+		size_t		path_len = len - offsetof(struct sockaddr_un, sun_path);
+
+		if (len > offsetof(struct sockaddr_un, sun_path))
+			snprintf(buf, size, "%.*s", (int) path_len, ((struct sockaddr_un *) &addr)->sun_path);
+	}
+	else if (getnameinfo((struct sockaddr *) &addr, len, host, sizeof(host), port, sizeof(port),
+						 NI_NUMERICHOST | NI_NUMERICSERV) == 0)
+		snprintf(buf, size, addr.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
+}

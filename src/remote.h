@@ -1,0 +1,146 @@
+/*
+ * remote.h
+ *		A connection with a remote server, as this process sees it: opened
+ *		here, or adopted from a socket that another process opened.
+ *
+ * Runs in client backends and in the broker (which only adopts).  Knows libpq
+ * and nothing of pools, slots or shared memory.
+ *
+ * No function here throws because of the remote.  Those that say they serve
+ * interrupts may throw from CHECK_FOR_INTERRUPTS(); whoever calls them keeps
+ * the CpRemote where its abort callback finds it.
+ */
+#ifndef CP_REMOTE_H
+#define CP_REMOTE_H
+
+#include "libpq-fe.h"
+#include "storage/latch.h"
+
+#include "clock.h"
+#include "greeting.h"
+
+typedef enum CpConnectStatus
+{
+	CP_CONNECT_OK,
+	CP_CONNECT_FAILED,			/* PQerrorMessage(remote->conn) says why, in
+								 * libpq's verbose form */
+	CP_CONNECT_TIMEOUT,
+	CP_CONNECT_NO_GREETING		/* connected, but what the server said cannot
+								 * be passed on: usable unshared */
+} CpConnectStatus;
+
+typedef struct CpRemote
+{
+	PGconn	   *conn;
+	WaitEventSet *wait_set;		/* latch, postmaster death, socket; made on
+								 * first wait */
+	pgsocket	wait_socket;	/* the one that wait_set was made for */
+	CpRecorder *recorder;		/* while connecting, else NULL */
+	bool		adopted;		/* socket came from elsewhere */
+	bool		shared;			/* others may have a duplicate: never say
+								 * Terminate for them */
+	bool		encrypted;		/* TLS or GSS: the socket cannot be passed */
+	bool		used_password;	/* PQconnectionUsedPassword, own ones only */
+	CpGreeting	greeting;
+} CpRemote;
+
+/*
+ * Begins to connect.  keywords and values as for PQconnectStartParams (not
+ * expanding dbname), NULL-terminated.  Returns NULL, with *error set to a
+ * constant message, when no descriptor or memory is to be had.  The CpRemote
+ * lives in TopMemoryContext and counts one external descriptor.
+ */
+extern CpRemote *cp_remote_start(const char *const *keywords,
+								 const char *const *values,
+								 const char **error);
+
+/*
+ * Goes on until connected, failed or past the deadline; serves interrupts.
+ * On success the greeting is recorded and what libpq traced is wiped.
+ */
+extern CpConnectStatus cp_remote_finish_connect(CpRemote *remote, CpTime deadline);
+
+/*
+ * Makes a PGconn of a socket that came from the broker.  Takes `fd` over in
+ * any case.  Blocks on nothing but this process itself.  Returns NULL with
+ * *error set when it cannot.
+ */
+extern CpRemote *cp_remote_adopt(int fd, const CpGreeting *greeting, const char **error);
+
+/*
+ * Lets go of a connection without anybody else noticing: others keep their
+ * duplicates of the socket.  Frees the CpRemote.  NULL is allowed.
+ */
+extern void cp_remote_let_go(CpRemote *remote);
+
+/*
+ * Ends a connection, or an attempt to connect: says Terminate unless it is
+ * lost, closes TLS, and frees the CpRemote.  For a connection that only this
+ * process has, and for its holder when there is no broker: others may have
+ * duplicates of the socket, and they are dead then.  Returns a duplicate of
+ * the socket, shut down for writing, on which the peer's end of file can be
+ * awaited, or -1.  Waits for nothing.  NULL is allowed.
+ */
+extern int	cp_remote_end(CpRemote *remote);
+
+/*
+ * Waits up to the deadline for the peer's end of file on fd (-1 is allowed),
+ * then shuts it down and closes it.  Does not serve interrupts.
+ */
+extern void cp_remote_await_eof(int fd, CpTime deadline);
+
+/* The look on borrow: anything to read, error or hang-up?  Reads nothing. */
+extern bool cp_remote_is_readable(CpRemote *remote);
+
+/*
+ * Sends a statement: by the simple protocol when nparams < 0, else extended
+ * with text parameters (types 0 = untyped).  Single-row mode is set.  False:
+ * connection lost or refused by libpq, see PQerrorMessage.  Serves interrupts
+ * while a long text is pushed out (the connection is non-blocking).
+ */
+extern bool cp_remote_send(CpRemote *remote, const char *sql, int nparams,
+						   const Oid *types, const char *const *values);
+
+/*
+ * The next result of what was sent, or NULL at its end; serves interrupts.
+ * The caller clears it.  COPY results are returned as they are: the caller
+ * must end the connection then, there is no way to get past them safely.
+ */
+extern PGresult *cp_remote_next_result(CpRemote *remote);
+
+/*
+ * After an error of ours while a statement runs: makes the connection fit for
+ * the next statement or says that it is not.  Reads what is left if that is
+ * little; else cancels the statement, reads the end of file of the cancel
+ * socket, reads up to ReadyForQuery and one more empty round trip (a 57014 in
+ * it is swallowed).  Does not throw, does not serve interrupts (it is called
+ * in abort), never longer than the deadline.
+ * True: idle in protocol; transaction status is the caller's to look at.
+ */
+extern bool cp_remote_recover(CpRemote *remote, CpTime deadline);
+
+/*
+ * Sends a CancelRequest and waits for the end of file of its socket.  False
+ * if there is no key or the deadline passed.  Does not throw.
+ */
+extern bool cp_remote_cancel(CpRemote *remote, CpTime deadline);
+
+/*
+ * Has any parameter's value changed since the greeting?  (Reads libpq's
+ * memory, no round trip.)
+ */
+extern bool cp_remote_parameters_changed(CpRemote *remote);
+
+/*
+ * Waits for the socket (WL_SOCKET_READABLE and/or WL_SOCKET_WRITEABLE), the
+ * latch, or the deadline, with the kept wait event set.  Returns the events
+ * as WaitLatchOrSocket does (WL_LATCH_SET not yet reset, WL_TIMEOUT).  Exits
+ * on postmaster death.  The first wait may throw: no descriptor for the set.
+ * A connection that libpq has given up is always "ready".
+ */
+extern int	cp_remote_wait(CpRemote *remote, int events, CpTime deadline);
+
+/* "host:port" or a socket path of the peer, by getpeername; buf is filled */
+extern void cp_remote_address(CpRemote *remote, char *buf, size_t size);
+
+#endif							/* CP_REMOTE_H */

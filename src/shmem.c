@@ -1,0 +1,225 @@
+/*
+ * shmem.c
+ *		Lays out the shared memory of conpool.
+ *
+ * Runs in the postmaster at start; its small helpers (locks, latches) run in
+ * every process.  Knows what lies where, not what it means: that is pool.c's.
+ */
+#include "postgres.h"
+
+#include "shmem.h"
+
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+
+#include "compat.h"
+#include "error.h"
+#include "guc.h"
+
+#define TRANCHE "conpool"
+
+CpShared   *cp_shared = NULL;
+CpSharedPool *cp_pools = NULL;
+CpSharedSlot *cp_slots = NULL;
+CpSharedWaiter *cp_waiters = NULL;
+
+/* the registry's lock, then one for each pool */
+static LWLockPadded *locks = NULL;
+
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+static Size
+pools_size(void)
+{
+	return mul_size(cp_guc_max_pools + 1, sizeof(CpSharedPool));
+}
+
+static Size
+slots_size(void)
+{
+	return mul_size(cp_guc_max_connections, sizeof(CpSharedSlot));
+}
+
+/* any process with a PGPROC may wait, whatever kind it is */
+static int
+waiter_count(void)
+{
+	return MaxBackends + NUM_AUXILIARY_PROCS;
+}
+
+static Size
+waiters_size(void)
+{
+	return mul_size(waiter_count(), sizeof(CpSharedWaiter));
+}
+
+Size
+cp_shmem_slot_size(void)
+{
+	return sizeof(CpSharedSlot);
+}
+
+Size
+cp_shmem_pool_size(void)
+{
+	return sizeof(CpSharedPool) + sizeof(LWLockPadded);
+}
+
+static void
+request(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+
+	RequestAddinShmemSpace(MAXALIGN(sizeof(CpShared)));
+	RequestAddinShmemSpace(MAXALIGN(pools_size()));
+	RequestAddinShmemSpace(MAXALIGN(slots_size()));
+	RequestAddinShmemSpace(MAXALIGN(waiters_size()));
+	RequestNamedLWLockTranche(TRANCHE, cp_guc_max_pools + 2);
+}
+
+static void
+init_header(void)
+{
+	memset(cp_shared, 0, sizeof(*cp_shared));
+	cp_shared->max_slots = cp_guc_max_connections;
+	cp_shared->max_pools = cp_guc_max_pools + 1;	/* and the overflow pool */
+	cp_shared->max_waiters = waiter_count();
+	if (!pg_strong_random(cp_shared->secret, sizeof(cp_shared->secret)))
+		ereport(FATAL,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate conpool's secret")));
+	pg_atomic_init_u64(&cp_shared->next_lease, 1);
+	pg_atomic_init_u64(&cp_shared->broker_epoch, 0);
+	pg_atomic_init_u32(&cp_shared->broker_proc, 0);
+	pg_atomic_init_u32(&cp_shared->broker_pid, 0);
+	pg_atomic_init_u32(&cp_shared->starved_pools, 0);
+	SpinLockInit(&cp_shared->free_mutex);
+	SpinLockInit(&cp_shared->task_mutex);
+	cp_shared->task_head = cp_shared->task_tail = CP_NONE;
+}
+
+static void
+init_slots(void)
+{
+	memset(cp_slots, 0, slots_size());
+	for (int i = 0; i < cp_shared->max_slots; i++)
+	{
+		CpSharedSlot *slot = &cp_slots[i];
+
+		slot->state = CP_SLOT_FREE;
+		slot->pool = CP_NONE;
+		slot->prev = CP_NONE;
+		slot->next = i + 1 < cp_shared->max_slots ? i + 1 : CP_NONE;
+		slot->holder_proc = CP_NONE;
+		slot->next_task = CP_NONE;
+		pg_atomic_init_u64(&slot->running_since, 0);
+		SpinLockInit(&slot->mutex);
+	}
+	cp_shared->free_head = 0;
+	cp_shared->free_count = cp_shared->max_slots;
+}
+
+static void
+init_pools(void)
+{
+	CpSharedPool *overflow = &cp_pools[CP_OVERFLOW_POOL];
+
+	memset(cp_pools, 0, pools_size());
+	for (int i = 0; i < cp_shared->max_pools; i++)
+	{
+		cp_pools[i].idle_head = cp_pools[i].idle_tail = CP_NONE;
+		cp_pools[i].queue_head = cp_pools[i].queue_tail = CP_NONE;
+	}
+
+	overflow->in_use = true;
+	overflow->generation = ++cp_shared->last_pool_generation;
+	overflow->key.kind = CP_POOL_OVERFLOW;
+	strlcpy(overflow->name, "(unpooled)", sizeof(overflow->name));
+	overflow->options.max_size = cp_shared->max_slots;
+	overflow->options.max_waiters = -1;
+	overflow->options.connect_concurrency = cp_shared->max_slots;
+	overflow->options.leak_threshold = cp_guc_pool_options.leak_threshold;
+	cp_stats_reset(&overflow->stats);
+}
+
+static void
+startup(void)
+{
+	bool		found;
+
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	cp_shared = ShmemInitStruct("conpool", sizeof(CpShared), &found);
+	if (!found)
+		init_header();
+	cp_pools = ShmemInitStruct("conpool pools", pools_size(), &found);
+	if (!found)
+		init_pools();
+	cp_slots = ShmemInitStruct("conpool slots", slots_size(), &found);
+	if (!found)
+		init_slots();
+	cp_waiters = ShmemInitStruct("conpool waiters", waiters_size(), &found);
+	if (!found)
+		memset(cp_waiters, 0, waiters_size());
+	locks = GetNamedLWLockTranche(TRANCHE);
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+cp_shmem_request_at_start(void)
+{
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = startup;
+}
+
+void
+cp_shmem_require(void)
+{
+	if (likely(cp_shared != NULL))
+		return;
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_NOT_PRELOADED),
+			 errmsg("conpool must be loaded via shared_preload_libraries"),
+			 errhint("Add \"conpool\" to shared_preload_libraries in postgresql.conf "
+					 "and restart the server.")));
+}
+
+LWLock *
+cp_shmem_registry_lock(void)
+{
+	return &locks[0].lock;
+}
+
+LWLock *
+cp_shmem_pool_lock(int pool)
+{
+	Assert(pool >= 0 && pool < cp_shared->max_pools);
+	return &locks[1 + pool].lock;
+}
+
+int
+cp_shmem_my_proc(void)
+{
+	return CP_MY_PROC_NUMBER;
+}
+
+void
+cp_shmem_wake(int procno)
+{
+	SetLatch(&ProcGlobal->allProcs[procno].procLatch);
+}
+
+void
+cp_shmem_wake_broker(void)
+{
+	if (cp_shmem_broker_epoch() != 0)
+		cp_shmem_wake((int) pg_atomic_read_u32(&cp_shared->broker_proc));
+}

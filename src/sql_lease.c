@@ -1,0 +1,109 @@
+/*
+ * sql_lease.c
+ *		checkout() and checkin(): explicit leases, as SQL calls them.
+ *
+ * Runs in client backends.  Checks the arguments and passes them down; what a
+ * lease is, and who may use it, is lease.c's.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "error.h"
+#include "lease.h"
+#include "options.h"
+#include "shmem.h"
+
+/* a longer timeout than that, in milliseconds, is as good as none */
+#define LONGEST_TIMEOUT ((double) PG_INT32_MAX * 1000)
+
+PG_FUNCTION_INFO_V1(conpool_checkout);
+PG_FUNCTION_INFO_V1(conpool_checkin);
+
+static void
+refuse_null(FunctionCallInfo fcinfo, int argument, const char *name)
+{
+	if (PG_ARGISNULL(argument))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"%s\" must not be null", name)));
+}
+
+static CpScope
+parse_scope(const char *text)
+{
+	const struct config_enum_entry *scope;
+
+	for (scope = cp_option_find("pool_mode")->choices; scope->name; scope++)
+	{
+		if (strcmp(scope->name, text) == 0)
+			return (CpScope) scope->val;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid scope \"%s\"", text),
+			 errhint("Scopes are \"statement\", \"transaction\" and \"session\".")));
+}
+
+/*
+ * A security-restricted operation (an index expression, REFRESH MATERIALIZED
+ * VIEW) runs foreign code as somebody else; it must not leave anything behind
+ * in the session.
+ */
+static void
+check_scope(CpScope scope)
+{
+	if (scope == CP_SCOPE_SESSION && InSecurityRestrictedOperation())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot take a lease of scope \"session\" within a "
+						"security-restricted operation")));
+}
+
+/* Milliseconds, rounded up, as cp_lease_checkout wants them: 0 = no limit. */
+static int64
+timeout_from_interval(const Interval *interval)
+{
+	/* months count 30 days, as in comparisons of intervals */
+	double		days = (double) interval->month * DAYS_PER_MONTH + interval->day;
+	double		ms = ceil((days * USECS_PER_DAY + (double) interval->time) / 1000);
+
+	if (ms < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("timeout must not be negative")));
+	return ms > LONGEST_TIMEOUT ? 0 : (int64) ms;
+}
+
+Datum
+conpool_checkout(PG_FUNCTION_ARGS)
+{
+	CpScope		scope;
+	int64		timeout = -1;
+	CpLease    *lease;
+
+	cp_shmem_require();
+	refuse_null(fcinfo, 0, "server");
+	refuse_null(fcinfo, 1, "scope");
+	scope = parse_scope(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	check_scope(scope);
+	if (!PG_ARGISNULL(2))
+		timeout = timeout_from_interval(PG_GETARG_INTERVAL_P(2));
+
+	lease = cp_lease_checkout(text_to_cstring(PG_GETARG_TEXT_PP(0)), scope, true, timeout);
+	PG_RETURN_INT64((int64) lease->id);
+}
+
+Datum
+conpool_checkin(PG_FUNCTION_ARGS)
+{
+	cp_shmem_require();
+	refuse_null(fcinfo, 0, "lease");
+	cp_lease_checkin(cp_lease_get(PG_GETARG_INT64(0), false));
+	PG_RETURN_VOID();
+}
