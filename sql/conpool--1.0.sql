@@ -449,7 +449,7 @@ COMMENT ON COLUMN conpool.stat_pools.connect_failures IS 'attempts to open one t
 COMMENT ON COLUMN conpool.stat_pools.total_connect_time IS 'time spent opening connections, of attempts that succeeded, in milliseconds';
 COMMENT ON COLUMN conpool.stat_pools.queries IS 'statements sent to the remote';
 COMMENT ON COLUMN conpool.stat_pools.query_errors IS 'of these, how many failed';
-COMMENT ON COLUMN conpool.stat_pools.rows IS 'rows received';
+COMMENT ON COLUMN conpool.stat_pools.rows IS 'rows received, or affected by commands';
 COMMENT ON COLUMN conpool.stat_pools.discarded IS 'connections closed because they were dead or in doubt';
 COMMENT ON COLUMN conpool.stat_pools.resets IS 'how often a connection''s session state was reset at checkin';
 COMMENT ON COLUMN conpool.stat_pools.leaks IS 'leases that were found to be leaks';

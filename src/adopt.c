@@ -41,7 +41,7 @@ static const struct
 } neutral_options[] = {
 	{"user", "conpool"},
 	{"dbname", "conpool"},
-	{"password", "none"},		/* or password files would be read */
+	{"password", "none"}, /* or password files would be read */
 	{"sslmode", "disable"},
 	{"gssencmode", "disable"},
 	{"channel_binding", "disable"},
@@ -53,7 +53,7 @@ static const struct
 static const char *
 neutral_value(const PQconninfoOption *option)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < lengthof(neutral_options); i++)
 	{
@@ -96,8 +96,8 @@ listener_port(void)
 static bool
 append_address(char *conninfo, size_t size)
 {
-	char		directory[MAXPGPATH];
-	char		port[16];
+	char directory[MAXPGPATH];
+	char port[16];
 
 	if (access(PROC_CWD "/" PG_STAT_TMP_DIR, X_OK) == 0)
 		strlcpy(directory, PROC_CWD "/" PG_STAT_TMP_DIR, sizeof(directory));
@@ -111,9 +111,9 @@ append_address(char *conninfo, size_t size)
 static bool
 append_neutral_options(char *conninfo, size_t size)
 {
-	PQconninfoOption *defaults = PQconndefaults();
+	PQconninfoOption	   *defaults = PQconndefaults();
 	const PQconninfoOption *option;
-	bool		ok = defaults != NULL;
+	bool					ok = defaults != NULL;
 
 	for (option = defaults; ok && option->keyword != NULL; option++)
 	{
@@ -189,8 +189,8 @@ accept_self(int listener)
 {
 	for (;;)
 	{
-		int			peer = cp_net_accept(listener);
-		int			pid;
+		int peer = cp_net_accept(listener);
+		int pid;
 
 		if (peer < 0)
 			return -1;
@@ -205,8 +205,8 @@ static bool
 greet(PGconn *conn, int listener, const CpGreeting *greeting)
 {
 	PostgresPollingStatusType state = PGRES_POLLING_READING;
-	int			peer = accept_self(listener);
-	int			i;
+	int						  peer = accept_self(listener);
+	int						  i;
 
 	if (peer < 0)
 		return false;
@@ -221,9 +221,9 @@ greet(PGconn *conn, int listener, const CpGreeting *greeting)
 PGconn *
 cp_adopt(int fd, const CpGreeting *greeting, const char **error)
 {
-	char		path[MAXPGPATH];
-	int			listener;
-	PGconn	   *conn;
+	char	path[MAXPGPATH];
+	int		listener;
+	PGconn *conn;
 
 	/* relative to the data directory, which every server process is in */
 	snprintf(path, sizeof(path), "%s/.s.PGSQL.%d", PG_STAT_TMP_DIR, listener_port());

@@ -17,4 +17,4 @@
  */
 extern PGconn *cp_adopt(int fd, const CpGreeting *greeting, const char **error);
 
-#endif							/* CP_ADOPT_H */
+#endif /* CP_ADOPT_H */

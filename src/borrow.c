@@ -10,6 +10,8 @@
 
 #include "borrow.h"
 
+#include <unistd.h>
+
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
@@ -128,8 +130,9 @@ take_up(CpLease *lease, CpTime deadline)
 static void
 holds_nothing(CpLease *lease)
 {
+	/* an answer that is still to come is of no interest any more */
 	if (lease->donation >= 0)
-		(void) cp_vault_client_reply(lease->donation, NULL, NULL, 0, false);
+		close(lease->donation);
 	lease->donation = -1;
 	lease->slot = CP_NONE;
 	lease->remote = NULL;
@@ -651,9 +654,9 @@ cp_borrow_return(CpLease *lease)
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("a transaction left open on pool \"%s\" was rolled back",
 						lease->pool_name),
-				 errhint("A lease of scope \"statement\" ends with the statement, one of scope "
-						 "\"transaction\" with the local transaction; to run a transaction over "
-						 "several statements, hold a lease: conpool.checkout(server, 'session').")));
+				 errhint("Scope \"statement\" ends with the statement, \"transaction\" with the local "
+						 "transaction, \"session\" with conpool.checkin(); to run a remote "
+						 "transaction, take a lease with conpool.checkout() and end it there.")));
 }
 
 void

@@ -22,13 +22,14 @@
 #endif
 
 /*
- * What the remote prints must not depend on settings of its database or role.
+ * What the remote prints, and reads, must not depend on settings of its
+ * database or role.
  * These are startup options because DISCARD ALL goes back to them; a SET would
  * be undone by it.
  */
 #define FIXED_OPTIONS \
 	"-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 " \
-	"-c bytea_output=hex -c lc_monetary=C"
+	"-c bytea_output=hex -c lc_monetary=C -c array_nulls=on -c xmloption=content"
 
 /* Unless given: a silent partition ends within about a minute. */
 static const char *const defaults[][2] = {

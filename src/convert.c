@@ -127,6 +127,18 @@ cp_convert_begin_output(int needs)
 	return nest_level;
 }
 
+/*
+ * The order of the fields in dates that a server prints in a style other than
+ * ISO.  YMD is for reading only; German dates begin with the day always.
+ */
+static const char *
+printed_order(const char *datestyle)
+{
+	return strncmp(datestyle, "German", 6) == 0 || strstr(datestyle, "DMY") != NULL ?
+		"DMY" :
+		"MDY";
+}
+
 int
 cp_convert_begin_input(int needs, PGconn *conn)
 {
@@ -140,7 +152,7 @@ cp_convert_begin_input(int needs, PGconn *conn)
 	 */
 	remote = PQparameterStatus(conn, "DateStyle");
 	if (remote != NULL && strncmp(remote, "ISO", 3) != 0)
-		set_meanwhile(&nest_level, "datestyle", remote);
+		set_meanwhile(&nest_level, "datestyle", printed_order(remote));
 
 	remote = PQparameterStatus(conn, "IntervalStyle");
 	if (remote == NULL || strcmp(remote, "postgres") == 0)

@@ -29,20 +29,20 @@
 
 struct CpRecorder
 {
-	FILE	   *stream;
-	char		buffer[1024];	/* stdio's; here so that it can be wiped */
-	char		line[MAX_LINE + 1]; /* being assembled; surplus is dropped */
-	int			line_len;
-	bool		line_cut;
+	FILE *stream;
+	char  buffer[1024];		  /* stdio's; here so that it can be wiped */
+	char  line[MAX_LINE + 1]; /* being assembled; surplus is dropped */
+	int	  line_len;
+	bool  line_cut;
 
 	/* taken from the lines since "authentication ok" */
-	char		names[CP_GREETING_MAX / 2]; /* each with its terminator */
-	int			names_len;
-	int			keys;			/* lines with a key: one is normal */
-	int			pid;
-	int			key_len;
-	uint8		key[CP_CANCEL_KEY_MAX];
-	bool		unfit;			/* something did not fit or looks wrong */
+	char  names[CP_GREETING_MAX / 2]; /* each with its terminator */
+	int	  names_len;
+	int	  keys; /* lines with a key: one is normal */
+	int	  pid;
+	int	  key_len;
+	uint8 key[CP_CANCEL_KEY_MAX];
+	bool  unfit; /* something did not fit or looks wrong */
 };
 
 /* ---- reading the trace ---- */
@@ -60,7 +60,7 @@ begin_greeting(CpRecorder *rec)
 static bool
 has_name(const CpRecorder *rec, const char *name)
 {
-	int			at;
+	int at;
 
 	for (at = 0; at < rec->names_len; at += strlen(rec->names + at) + 1)
 	{
@@ -74,8 +74,8 @@ has_name(const CpRecorder *rec, const char *name)
 static void
 record_name(CpRecorder *rec, char *text)
 {
-	char	   *end = strchr(text, '"');
-	int			size;
+	char *end = strchr(text, '"');
+	int	  size;
 
 	if (end == NULL || end == text || end - text >= MAX_NAME)
 	{
@@ -141,7 +141,7 @@ decode_key(const char *text, uint8 *key)
 static void
 record_key(CpRecorder *rec, const char *text, long length)
 {
-	char	   *end;
+	char *end;
 
 	rec->keys++;
 	rec->pid = (int) strtol(text, &end, 10);
@@ -156,7 +156,7 @@ record_key(CpRecorder *rec, const char *text, long length)
 		rec->key_len = decode_key(text, rec->key);
 	else
 	{
-		uint32		key = pg_hton32((uint32) strtol(text, &end, 10));
+		uint32 key = pg_hton32((uint32) strtol(text, &end, 10));
 
 		rec->key_len = (end == text || *end != '\0') ? -1 : sizeof(key);
 		memcpy(rec->key, &key, sizeof(key));
@@ -171,7 +171,7 @@ record_key(CpRecorder *rec, const char *text, long length)
 static bool
 begins_with(char *text, const char *prefix, char **rest)
 {
-	size_t		len = strlen(prefix);
+	size_t len = strlen(prefix);
 
 	*rest = text + len;
 	return strncmp(text, prefix, len) == 0;
@@ -181,9 +181,9 @@ begins_with(char *text, const char *prefix, char **rest)
 static void
 record_line(CpRecorder *rec)
 {
-	char	   *text;
-	char	   *rest;
-	long		length;
+	char *text;
+	char *rest;
+	long  length;
 
 	if (!begins_with(rec->line, "B\t", &text))
 		return;
@@ -206,7 +206,7 @@ record_line(CpRecorder *rec)
 static void
 take_trace(CpRecorder *rec, const char *data, size_t size)
 {
-	size_t		i;
+	size_t i;
 
 	for (i = 0; i < size; i++)
 	{
@@ -244,7 +244,7 @@ open_stream(CpRecorder *rec)
 	return fopencookie(rec, "w", functions);
 }
 
-#else							/* BSD, macOS */
+#else /* BSD, macOS */
 
 static int
 write_trace(void *cookie, const char *data, int size)
@@ -320,7 +320,7 @@ put(CpGreeting *greeting, const void *data, size_t size)
 static bool
 put_int32(CpGreeting *greeting, int32 value)
 {
-	uint32		n = pg_hton32((uint32) value);
+	uint32 n = pg_hton32((uint32) value);
 
 	return put(greeting, &n, sizeof(n));
 }
@@ -341,8 +341,8 @@ has_control_characters(const char *text)
 static bool
 put_parameter(CpGreeting *greeting, const char *name, const char *value)
 {
-	size_t		name_size = strlen(name) + 1;
-	size_t		value_size;
+	size_t name_size = strlen(name) + 1;
+	size_t value_size;
 
 	if (value == NULL || has_control_characters(name) || has_control_characters(value))
 		return false;
@@ -359,7 +359,7 @@ put_parameter(CpGreeting *greeting, const char *name, const char *value)
 static bool
 put_parameters(CpGreeting *greeting, const CpRecorder *rec, PGconn *conn)
 {
-	int			at;
+	int at;
 
 	for (at = 0; at < rec->names_len; at += strlen(rec->names + at) + 1)
 	{
@@ -402,7 +402,7 @@ put_greeting(CpGreeting *greeting, const CpRecorder *rec, PGconn *conn)
 bool
 cp_recorder_finish(CpRecorder *rec, PGconn *conn, CpGreeting *greeting)
 {
-	bool		ok;
+	bool ok;
 
 	stop(rec, conn);
 	memset(greeting, 0, sizeof(*greeting));
@@ -438,7 +438,7 @@ cp_greeting_is_valid(const CpGreeting *greeting, size_t size)
 bool
 cp_greeting_matches(const CpGreeting *greeting, PGconn *conn)
 {
-	const char *at = greeting->bytes + 9;	/* after AuthenticationOk */
+	const char *at = greeting->bytes + 9; /* after AuthenticationOk */
 	const char *end = greeting->bytes + greeting->len;
 
 	while (at < end && *at == 'S')

@@ -22,11 +22,11 @@
  */
 typedef struct CpGreeting
 {
-	int32		len;			/* of bytes; 0 = cannot be passed on */
-	int32		pid;			/* of the remote backend, 0 = not told */
-	int32		key_len;		/* 0 = no key, cannot be cancelled */
-	uint8		key[CP_CANCEL_KEY_MAX];
-	char		bytes[CP_GREETING_MAX];
+	int32 len;	   /* of bytes; 0 = cannot be passed on */
+	int32 pid;	   /* of the remote backend, 0 = not told */
+	int32 key_len; /* 0 = no key, cannot be cancelled */
+	uint8 key[CP_CANCEL_KEY_MAX];
+	char  bytes[CP_GREETING_MAX];
 } CpGreeting;
 
 /* Bytes of a greeting that travel. */
@@ -62,4 +62,4 @@ extern bool cp_recorder_finish(CpRecorder *recorder, PGconn *conn, CpGreeting *g
 /* The connect failed or was given up: wipes and frees.  Before PQfinish. */
 extern void cp_recorder_drop(CpRecorder *recorder, PGconn *conn);
 
-#endif							/* CP_GREETING_H */
+#endif /* CP_GREETING_H */

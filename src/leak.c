@@ -63,8 +63,9 @@ cp_leak_abandoned(int i)
 	record.held_for = cp_now() - slot.leased_at;
 	memcpy(record.sql, slot.sql, CP_SQL_LEN);
 
-	/* counted once, even if the scan had found it before */
-	(void) cp_slot_report_leak(i, slot.lease);
+	/* counted and told once, even if the scan had found it before */
+	if (cp_slot_report_leak(i, slot.lease))
+		warn(&slot, cp_now());
 
 	LWLockAcquire(cp_shmem_registry_lock(), LW_EXCLUSIVE);
 	cp_shared->leak_ring[cp_shared->leak_count % CP_LEAK_RING] = record;

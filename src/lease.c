@@ -14,6 +14,7 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
+#include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
 
@@ -145,12 +146,15 @@ refuse_prepare(void)
 	{
 		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
 
-		if (lease->scope == CP_SCOPE_TRANSACTION)
+		if (lease->scope != CP_SCOPE_SESSION)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("cannot PREPARE a transaction that holds a lease of pool \"%s\"",
 							lease->pool_name),
-					 errhint("Give the lease back with conpool.checkin() first.")));
+					 lease->is_explicit ?
+					 errhint("Give the lease back with conpool.checkin() first.") :
+					 errhint("Its pool_mode is \"transaction\"; with \"statement\" no lease "
+							 "outlives a statement.")));
 	}
 }
 
@@ -213,6 +217,8 @@ at_exit(int code, Datum arg)
 	dlist_mutable_iter iter;
 
 	exit_deadline = cp_deadline(cp_now(), EXIT_TIMEOUT);
+	/* the client has gone, or has been told: warnings are for the log */
+	whereToSendOutput = DestNone;
 	AbortOutOfAnyTransaction();
 	cp_pool_leave_queue(CP_LEAVE_CANCEL);
 	dlist_foreach_modify(iter, &leases)
@@ -250,11 +256,27 @@ register_callbacks(void)
 
 /* ---- taking ------------------------------------------------------------- */
 
+/*
+ * A security-restricted operation (an index expression, REFRESH MATERIALIZED
+ * VIEW) runs foreign code as somebody else; it must not leave anything behind
+ * in the session.
+ */
+static void
+check_scope(CpScope scope)
+{
+	if (scope == CP_SCOPE_SESSION && InSecurityRestrictedOperation())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot take a lease of scope \"session\" within a "
+						"security-restricted operation")));
+}
+
 static CpLease *
 checkout_target(CpTarget *target, CpScope scope, bool is_explicit, int64 timeout_ms)
 {
 	CpLease    *lease;
 
+	check_scope(scope);
 	register_callbacks();
 	if (timeout_ms < 0)
 		timeout_ms = target->options.checkout_timeout;
@@ -333,7 +355,7 @@ find_lease(uint64 id)
 }
 
 CpLease *
-cp_lease_get(int64 id, bool must_be_usable)
+cp_lease_get(int64 id, bool must_be_usable, bool *release)
 {
 	CpLease    *lease = find_lease((uint64) id);
 
@@ -355,6 +377,8 @@ cp_lease_get(int64 id, bool must_be_usable)
 				 errmsg("the connection of lease " INT64_FORMAT " of pool \"%s\" was lost",
 						id, lease->pool_name),
 				 errhint("Give the lease back with conpool.checkin() and take another.")));
+	if (release != NULL)
+		*release = lease->scope == CP_SCOPE_STATEMENT;
 	return lease;
 }
 

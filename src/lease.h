@@ -68,9 +68,10 @@ extern CpLease *cp_lease_for_server(const char *server, bool *release);
 
 /*
  * The explicit lease of that id, for the effective role; throws 08003, 42501,
- * 55006.  must_be_usable: 08006 if its connection has been lost.
+ * 55006.  must_be_usable: 08006 if its connection has been lost.  *release
+ * (may be NULL): its scope is one statement, so give it back after that.
  */
-extern CpLease *cp_lease_get(int64 id, bool must_be_usable);
+extern CpLease *cp_lease_get(int64 id, bool must_be_usable, bool *release);
 
 /* Gives it back; the CpLease is gone.  Throws nothing about the remote. */
 extern void cp_lease_checkin(CpLease *lease);

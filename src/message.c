@@ -157,11 +157,14 @@ collect_notice(void *arg, const PGresult *result)
 	CpNotices *notices = arg;
 	CpNotice  *notice;
 	Message	   message;
+	int		   otherwise = ERRCODE_SUCCESSFUL_COMPLETION;
 	size_t	   size = offsetof(CpNotice, texts);
 	char	  *to;
 
 	message.level = level_of(result);
-	message.sqlstate = sqlstate_of(result, message.level >= WARNING ? ERRCODE_WARNING : ERRCODE_SUCCESSFUL_COMPLETION);
+	if (message.level == WARNING)
+		otherwise = ERRCODE_WARNING;
+	message.sqlstate = sqlstate_of(result, otherwise);
 	read_message(result, &message);
 	for (int i = 0; i < FIELD_COUNT; i++)
 	{

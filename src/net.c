@@ -27,7 +27,7 @@
 static int
 give_up(int sock)
 {
-	int			save_errno = errno;
+	int save_errno = errno;
 
 	close(sock);
 	errno = save_errno;
@@ -54,7 +54,7 @@ cp_net_socket(int family)
 int
 cp_net_accept(int listener)
 {
-	int			sock;
+	int sock;
 
 	do
 		sock = accept(listener, NULL, NULL);
@@ -71,7 +71,7 @@ cp_net_dup(int sock)
 bool
 cp_net_put_over(int from, int to)
 {
-	int			rc;
+	int rc;
 
 	do
 	{
@@ -103,9 +103,9 @@ int
 cp_net_listen(const char *path, int backlog)
 {
 	struct sockaddr_un addr;
-	mode_t		old_mask;
-	int			sock;
-	int			rc;
+	mode_t			   old_mask;
+	int				   sock;
+	int				   rc;
 
 	if (!make_address(path, &addr))
 		return -1;
@@ -126,9 +126,9 @@ cp_net_listen(const char *path, int backlog)
 static int
 connect_once(const struct sockaddr *addr, socklen_t len, CpTime deadline)
 {
-	int			sock = cp_net_socket(addr->sa_family);
-	int			error = 0;
-	socklen_t	error_len = sizeof(error);
+	int		  sock = cp_net_socket(addr->sa_family);
+	int		  error = 0;
+	socklen_t error_len = sizeof(error);
 
 	if (sock < 0)
 		return -1;
@@ -153,7 +153,7 @@ cp_net_connect(const struct sockaddr *addr, socklen_t len, CpTime deadline)
 {
 	for (;;)
 	{
-		int			sock = connect_once(addr, len, deadline);
+		int sock = connect_once(addr, len, deadline);
 
 		if (sock >= 0 || errno != EAGAIN || cp_now() >= deadline)
 			return sock;
@@ -176,7 +176,7 @@ cp_net_peer_is_ours(int sock, int *pid)
 {
 #ifdef SO_PEERCRED
 	struct ucred peer;
-	socklen_t	len = sizeof(peer);
+	socklen_t	 len = sizeof(peer);
 
 	if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
 		return false;
@@ -184,8 +184,8 @@ cp_net_peer_is_ours(int sock, int *pid)
 		*pid = peer.pid;
 	return peer.uid == geteuid();
 #else
-	uid_t		uid;
-	gid_t		gid;
+	uid_t uid;
+	gid_t gid;
 
 	if (getpeereid(sock, &uid, &gid) != 0)
 		return false;
@@ -198,11 +198,11 @@ cp_net_peer_is_ours(int sock, int *pid)
 int
 cp_net_poll(int sock, int events, CpTime deadline)
 {
-	struct pollfd p = {.fd = sock,.events = events};
+	struct pollfd p = {.fd = sock, .events = events};
 
 	for (;;)
 	{
-		int			rc = poll(&p, 1, (int) (deadline == 0 ? 0 : cp_timeout_ms(deadline)));
+		int rc = poll(&p, 1, (int) (deadline == 0 ? 0 : cp_timeout_ms(deadline)));
 
 		if (rc > 0)
 			return p.revents;

@@ -15,13 +15,13 @@
 #include "clock.h"
 
 /* A new stream socket; -1 with errno. */
-extern int	cp_net_socket(int family);
+extern int cp_net_socket(int family);
 
 /* The next connection to a listening socket; -1 with errno. */
-extern int	cp_net_accept(int listener);
+extern int cp_net_accept(int listener);
 
 /* A duplicate; -1 with errno. */
-extern int	cp_net_dup(int sock);
+extern int cp_net_dup(int sock);
 
 /* Makes descriptor `to` another name of what `from` is; closes what it was. */
 extern bool cp_net_put_over(int from, int to);
@@ -30,17 +30,17 @@ extern bool cp_net_put_over(int from, int to);
  * Listens on a Unix socket that only this user can connect to, taking the
  * place of an old one; -1 with errno.
  */
-extern int	cp_net_listen(const char *path, int backlog);
+extern int cp_net_listen(const char *path, int backlog);
 
 /*
  * Connects, waiting until the deadline at most; a full backlog of a Unix
  * socket is tried again.  Deadline 0: one attempt.  -1 with errno; EAGAIN: the
  * backlog is full.
  */
-extern int	cp_net_connect(const struct sockaddr *addr, socklen_t len, CpTime deadline);
+extern int cp_net_connect(const struct sockaddr *addr, socklen_t len, CpTime deadline);
 
 /* The same for a Unix socket by its path, one attempt. */
-extern int	cp_net_connect_path(const char *path);
+extern int cp_net_connect_path(const char *path);
 
 /*
  * Does the peer of a Unix socket run as this user?  *pid (may be NULL) is its
@@ -52,6 +52,6 @@ extern bool cp_net_peer_is_ours(int sock, int *pid);
  * poll() until the deadline (0: just looks).  Returns what happened, errors
  * and hang-up included, or 0 when the deadline passed.
  */
-extern int	cp_net_poll(int sock, int events, CpTime deadline);
+extern int cp_net_poll(int sock, int events, CpTime deadline);
 
-#endif							/* CP_NET_H */
+#endif /* CP_NET_H */

@@ -42,7 +42,7 @@ enum
  * A socket that is connected with nobody, made before the first connection
  * and kept for good, so that letting go of one cannot fail.
  */
-static int	dead_socket = -1;
+static int dead_socket = -1;
 
 /* ---- making and freeing ---- */
 
@@ -69,7 +69,7 @@ ignore_notice(void *arg, const PGresult *notice)
 static CpRemote *
 new_remote(const char **error)
 {
-	CpRemote   *remote;
+	CpRemote *remote;
 
 	if (!make_dead_socket() || !AcquireExternalFD())
 	{
@@ -115,7 +115,7 @@ CpRemote *
 cp_remote_start(const char *const *keywords, const char *const *values,
 				const char **error)
 {
-	CpRemote   *remote = new_remote(error);
+	CpRemote *remote = new_remote(error);
 
 	if (remote == NULL)
 		return NULL;
@@ -141,12 +141,12 @@ cp_remote_start(const char *const *keywords, const char *const *values,
 static bool
 wait_for_connect(PGconn *conn, PostgresPollingStatusType state, CpTime deadline)
 {
-	int			wanted = state == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
+	int wanted = state == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
 
 	for (;;)
 	{
-		long		timeout = cp_timeout_ms(deadline);
-		int			events;
+		long timeout = cp_timeout_ms(deadline);
+		int	 events;
 
 		if (timeout == 0)
 			return false;
@@ -168,8 +168,8 @@ wait_for_connect(PGconn *conn, PostgresPollingStatusType state, CpTime deadline)
 static CpConnectStatus
 connected(CpRemote *remote)
 {
-	PGconn	   *conn = remote->conn;
-	bool		recorded;
+	PGconn *conn = remote->conn;
+	bool	recorded;
 
 	recorded = cp_recorder_finish(remote->recorder, conn, &remote->greeting);
 	remote->recorder = NULL;
@@ -203,7 +203,7 @@ cp_remote_finish_connect(CpRemote *remote, CpTime deadline)
 CpRemote *
 cp_remote_adopt(int fd, const CpGreeting *greeting, const char **error)
 {
-	CpRemote   *remote = new_remote(error);
+	CpRemote *remote = new_remote(error);
 
 	if (remote != NULL)
 	{
@@ -240,7 +240,7 @@ cp_remote_let_go(CpRemote *remote)
 int
 cp_remote_end(CpRemote *remote)
 {
-	int			rest = -1;
+	int rest = -1;
 
 	if (remote == NULL)
 		return -1;
@@ -256,8 +256,8 @@ cp_remote_end(CpRemote *remote)
 void
 cp_remote_await_eof(int fd, CpTime deadline)
 {
-	char		buffer[8192];
-	ssize_t		n;
+	char	buffer[8192];
+	ssize_t n;
 
 	if (fd < 0)
 		return;
@@ -276,7 +276,7 @@ cp_remote_await_eof(int fd, CpTime deadline)
 bool
 cp_remote_is_readable(CpRemote *remote)
 {
-	int			sock = PQsocket(remote->conn);
+	int sock = PQsocket(remote->conn);
 
 	return sock == PGINVALID_SOCKET || cp_net_poll(sock, POLLIN, 0) != 0;
 }
@@ -296,11 +296,11 @@ make_wait_set(CpRemote *remote, pgsocket sock)
 int
 cp_remote_wait(CpRemote *remote, int events, CpTime deadline)
 {
-	pgsocket	sock = PQsocket(remote->conn);
-	WaitEvent	occurred[POSITIONS];
-	int			result = 0;
-	int			n;
-	int			i;
+	pgsocket  sock = PQsocket(remote->conn);
+	WaitEvent occurred[POSITIONS];
+	int		  result = 0;
+	int		  n;
+	int		  i;
 
 	/* libpq has closed it, and says why when it is asked to go on */
 	if (sock == PGINVALID_SOCKET)
@@ -325,7 +325,7 @@ cp_remote_wait(CpRemote *remote, int events, CpTime deadline)
 static bool
 wait_and_read(CpRemote *remote, int wanted)
 {
-	int			events = cp_remote_wait(remote, wanted, CP_FOREVER);
+	int events = cp_remote_wait(remote, wanted, CP_FOREVER);
 
 	if (events & WL_LATCH_SET)
 	{
@@ -339,9 +339,9 @@ bool
 cp_remote_send(CpRemote *remote, const char *sql, int nparams, const Oid *types,
 			   const char *const *values)
 {
-	PGconn	   *conn = remote->conn;
-	int			sent;
-	int			unsent;
+	PGconn *conn = remote->conn;
+	int		sent;
+	int		unsent;
 
 	if (nparams < 0)
 		sent = PQsendQuery(conn, sql);
@@ -394,9 +394,9 @@ cp_remote_parameters_changed(CpRemote *remote)
 
 typedef enum Drained
 {
-	DRAINED,					/* up to ReadyForQuery */
-	DRAIN_MORE,					/* the deadline passed */
-	DRAIN_BROKEN				/* lost, or in a state with no safe way out */
+	DRAINED,	 /* up to ReadyForQuery */
+	DRAIN_MORE,	 /* the deadline passed */
+	DRAIN_BROKEN /* lost, or in a state with no safe way out */
 } Drained;
 
 /*
@@ -431,8 +431,8 @@ read_until_ready(CpRemote *remote, CpTime deadline)
 {
 	while (is_busy(remote))
 	{
-		int			unsent = PQflush(remote->conn);
-		int			wanted = POLLIN | (unsent > 0 ? POLLOUT : 0);
+		int unsent = PQflush(remote->conn);
+		int wanted = POLLIN | (unsent > 0 ? POLLOUT : 0);
 
 		if (unsent < 0 || PQsocket(remote->conn) == PGINVALID_SOCKET)
 			return DRAIN_BROKEN;
@@ -451,9 +451,9 @@ drain(CpRemote *remote, bool probing, CpTime deadline)
 {
 	for (;;)
 	{
-		Drained		state = read_until_ready(remote, deadline);
-		PGresult   *result;
-		bool		survivable;
+		Drained	  state = read_until_ready(remote, deadline);
+		PGresult *result;
+		bool	  survivable;
 
 		if (state != DRAINED)
 			return state;
@@ -482,8 +482,8 @@ drain(CpRemote *remote, bool probing, CpTime deadline)
 bool
 cp_remote_recover(CpRemote *remote, CpTime deadline)
 {
-	CpTime		patience = cp_earlier(deadline, cp_now() + RECOVER_PATIENCE);
-	Drained		state = drain(remote, false, patience);
+	CpTime	patience = cp_earlier(deadline, cp_now() + RECOVER_PATIENCE);
+	Drained state = drain(remote, false, patience);
 
 	if (state != DRAIN_MORE)
 		return state == DRAINED;
@@ -504,7 +504,7 @@ cp_remote_recover(CpRemote *remote, CpTime deadline)
 static int
 build_cancel_request(const CpGreeting *greeting, uint8 *packet)
 {
-	uint32		head[3];
+	uint32 head[3];
 
 	head[0] = pg_hton32(sizeof(head) + greeting->key_len);
 	head[1] = pg_hton32(CANCEL_REQUEST_CODE);
@@ -521,13 +521,13 @@ build_cancel_request(const CpGreeting *greeting, uint8 *packet)
 bool
 cp_remote_cancel(CpRemote *remote, CpTime deadline)
 {
-	struct sockaddr_storage addr;
-	socklen_t	len = sizeof(addr);
-	uint8		packet[12 + CP_CANCEL_KEY_MAX];
-	int			size = build_cancel_request(&remote->greeting, packet);
-	char		byte;
-	bool		ended = false;
-	int			sock;
+	struct sockaddr_storage addr = {0};
+	socklen_t				len = sizeof(addr);
+	uint8					packet[12 + CP_CANCEL_KEY_MAX];
+	int						size = build_cancel_request(&remote->greeting, packet);
+	char					byte;
+	bool					ended = false;
+	int						sock;
 
 	if (remote->greeting.key_len == 0 ||
 		PQsocket(remote->conn) == PGINVALID_SOCKET ||
@@ -551,10 +551,10 @@ cp_remote_cancel(CpRemote *remote, CpTime deadline)
 void
 cp_remote_address(CpRemote *remote, char *buf, size_t size)
 {
-	struct sockaddr_storage addr;
-	socklen_t	len = sizeof(addr);
-	char		host[NI_MAXHOST];
-	char		port[NI_MAXSERV];
+	struct sockaddr_storage addr = {0};
+	socklen_t				len = sizeof(addr);
+	char					host[NI_MAXHOST];
+	char					port[NI_MAXSERV];
 
 	buf[0] = '\0';
 	if (PQsocket(remote->conn) == PGINVALID_SOCKET ||
@@ -564,7 +564,7 @@ cp_remote_address(CpRemote *remote, char *buf, size_t size)
 	if (addr.ss_family == AF_UNIX)
 	{
 		/* not terminated when it fills its place; empty for a socket pair */
-		size_t		path_len = len - offsetof(struct sockaddr_un, sun_path);
+		size_t path_len = len - offsetof(struct sockaddr_un, sun_path);
 
 		if (len > offsetof(struct sockaddr_un, sun_path))
 			snprintf(buf, size, "%.*s", (int) path_len, ((struct sockaddr_un *) &addr)->sun_path);

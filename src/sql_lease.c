@@ -10,7 +10,6 @@
 #include <math.h>
 
 #include "fmgr.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -50,21 +49,6 @@ parse_scope(const char *text)
 			 errhint("Scopes are \"statement\", \"transaction\" and \"session\".")));
 }
 
-/*
- * A security-restricted operation (an index expression, REFRESH MATERIALIZED
- * VIEW) runs foreign code as somebody else; it must not leave anything behind
- * in the session.
- */
-static void
-check_scope(CpScope scope)
-{
-	if (scope == CP_SCOPE_SESSION && InSecurityRestrictedOperation())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("cannot take a lease of scope \"session\" within a "
-						"security-restricted operation")));
-}
-
 /* Milliseconds, rounded up, as cp_lease_checkout wants them: 0 = no limit. */
 static int64
 timeout_from_interval(const Interval *interval)
@@ -91,7 +75,6 @@ conpool_checkout(PG_FUNCTION_ARGS)
 	refuse_null(fcinfo, 0, "server");
 	refuse_null(fcinfo, 1, "scope");
 	scope = parse_scope(text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	check_scope(scope);
 	if (!PG_ARGISNULL(2))
 		timeout = timeout_from_interval(PG_GETARG_INTERVAL_P(2));
 
@@ -104,6 +87,6 @@ conpool_checkin(PG_FUNCTION_ARGS)
 {
 	cp_shmem_require();
 	refuse_null(fcinfo, 0, "lease");
-	cp_lease_checkin(cp_lease_get(PG_GETARG_INT64(0), false));
+	cp_lease_checkin(cp_lease_get(PG_GETARG_INT64(0), false, NULL));
 	PG_RETURN_VOID();
 }

@@ -64,7 +64,7 @@ run(FunctionCallInfo fcinfo, int first, By by, CpSink *sink)
 	if (by == BY_SERVER)
 		lease = cp_lease_for_server(text_to_cstring(PG_GETARG_TEXT_PP(first)), &give_back);
 	else
-		lease = cp_lease_get(PG_GETARG_INT64(first), true);
+		lease = cp_lease_get(PG_GETARG_INT64(first), true, &give_back);
 
 	tag = cp_query_run(lease, sql, &params, sink);
 	if (give_back)

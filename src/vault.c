@@ -29,8 +29,8 @@
 #define VAULT_PATH PG_STAT_TMP_DIR "/conpool.vault"
 #define VAULT_BACKLOG 1024
 
-#define REQUEST_MAGIC 0x43505231	/* CPR1 */
-#define REPLY_MAGIC 0x43504131	/* CPA1 */
+#define REQUEST_MAGIC 0x43505231 /* CPR1 */
+#define REPLY_MAGIC 0x43504131	 /* CPA1 */
 
 /* how long a peer may take to finish its request, milliseconds */
 #define CLIENT_LIMIT 5000
@@ -62,10 +62,10 @@ send_message(int sock, const void *header, size_t header_size,
 	union
 	{
 		struct cmsghdr align;
-		char		bytes[CMSG_SPACE(sizeof(int))];
-	}			control;
-	struct msghdr message = {.msg_iov = parts,.msg_iovlen = greeting_size > 0 ? 2 : 1};
-	ssize_t		sent;
+		char		   bytes[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct msghdr message = {.msg_iov = parts, .msg_iovlen = greeting_size > 0 ? 2 : 1};
+	ssize_t		  sent;
 
 	if (fd >= 0)
 	{
@@ -93,20 +93,20 @@ send_message(int sock, const void *header, size_t header_size,
 static bool
 take_descriptors(struct msghdr *message, int *fd)
 {
-	bool		ok = (message->msg_flags & MSG_CTRUNC) == 0;
+	bool			ok = (message->msg_flags & MSG_CTRUNC) == 0;
 	struct cmsghdr *c;
 
 	for (c = CMSG_FIRSTHDR(message); c != NULL; c = CMSG_NXTHDR(message, c))
 	{
-		int			count;
-		int			i;
+		int count;
+		int i;
 
 		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
 			continue;
 		count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 		for (i = 0; i < count; i++)
 		{
-			int			received;
+			int received;
 
 			memcpy(&received, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
 #ifndef MSG_CMSG_CLOEXEC
@@ -135,16 +135,16 @@ receive(int sock, void *to, size_t room, int *fd)
 	union
 	{
 		struct cmsghdr align;
-		char		bytes[CMSG_SPACE(MAX_RECEIVED * sizeof(int))];
-	}			control;
+		char		   bytes[CMSG_SPACE(MAX_RECEIVED * sizeof(int))];
+	} control;
 	struct msghdr message = {
 		.msg_iov = &part,
 		.msg_iovlen = 1,
 		.msg_control = control.bytes,
 		.msg_controllen = sizeof(control.bytes),
 	};
-	int			flags = 0;
-	ssize_t		n;
+	int		flags = 0;
+	ssize_t n;
 
 #ifdef MSG_CMSG_CLOEXEC
 	flags = MSG_CMSG_CLOEXEC;
@@ -163,7 +163,7 @@ receive(int sock, void *to, size_t room, int *fd)
 static void
 pause_for(int ms, bool interruptible)
 {
-	int			events;
+	int events;
 
 	if (!interruptible)
 	{
@@ -183,8 +183,8 @@ pause_for(int ms, bool interruptible)
 static int
 connect_broker(CpTime deadline, bool interruptible, CpVaultStatus *status)
 {
-	int			pause = MIN_PAUSE;
-	int			sock;
+	int pause = MIN_PAUSE;
+	int sock;
 
 	while ((sock = cp_net_connect_path(VAULT_PATH)) < 0)
 	{
@@ -215,7 +215,7 @@ cp_vault_client_send(const CpVaultRequest *request, int fd, const CpGreeting *gr
 					 CpTime deadline, bool interruptible, CpVaultStatus *status)
 {
 	CpVaultRequest header = *request;
-	int			sock = connect_broker(deadline, interruptible, status);
+	int			   sock = connect_broker(deadline, interruptible, status);
 
 	if (sock < 0)
 		return -1;
@@ -235,13 +235,13 @@ cp_vault_client_send(const CpVaultRequest *request, int fd, const CpGreeting *gr
 static bool
 wait_interruptibly(int sock, CpTime deadline)
 {
-	int			events = 0;
+	int events = 0;
 
 	PG_TRY();
 	{
 		while (!(events & (WL_SOCKET_READABLE | WL_TIMEOUT)))
 		{
-			long		timeout = cp_timeout_ms(deadline);
+			long timeout = cp_timeout_ms(deadline);
 
 			events = WaitLatchOrSocket(MyLatch,
 									   WL_LATCH_SET | WL_SOCKET_READABLE | WL_EXIT_ON_PM_DEATH |
@@ -267,11 +267,11 @@ wait_interruptibly(int sock, CpTime deadline)
 static bool
 receive_all(int sock, void *to, size_t size, int *fd, CpTime deadline)
 {
-	size_t		have = 0;
+	size_t have = 0;
 
 	while (have < size)
 	{
-		ssize_t		n = receive(sock, (char *) to + have, size - have, fd);
+		ssize_t n = receive(sock, (char *) to + have, size - have, fd);
 
 		if (n > 0)
 			have += n;
@@ -285,7 +285,7 @@ receive_all(int sock, void *to, size_t size, int *fd, CpTime deadline)
 static CpVaultStatus
 read_reply(int sock, int *fd, CpGreeting *greeting)
 {
-	CpTime		deadline = cp_deadline(cp_now(), REPLY_LIMIT);
+	CpTime		 deadline = cp_deadline(cp_now(), REPLY_LIMIT);
 	CpVaultReply reply;
 
 	if (!receive_all(sock, &reply, sizeof(reply), fd, deadline) || reply.magic != REPLY_MAGIC)
@@ -308,8 +308,8 @@ cp_vault_client_reply(int sock, int *fd, CpGreeting *greeting, CpTime deadline,
 					  bool interruptible)
 {
 	CpVaultStatus status;
-	int			received = -1;
-	bool		begun;
+	int			  received = -1;
+	bool		  begun;
 
 	if (deadline == 0 || !interruptible)
 		begun = cp_net_poll(sock, POLLIN, deadline) != 0;
@@ -349,8 +349,8 @@ cp_vault_server_unlink(void)
 CpVaultClient *
 cp_vault_server_accept(int listener, bool *refused)
 {
-	int			sock = cp_net_accept(listener);
-	int			pid;
+	int			   sock = cp_net_accept(listener);
+	int			   pid;
 	CpVaultClient *client = NULL;
 
 	*refused = false;
@@ -412,8 +412,8 @@ request_is_sound(const CpVaultClient *client)
 static size_t
 missing_part(CpVaultClient *client, char **to)
 {
-	size_t		header_size = sizeof(client->request);
-	size_t		total = header_size;
+	size_t header_size = sizeof(client->request);
+	size_t total = header_size;
 
 	if (client->have < header_size)
 		*to = (char *) &client->request + client->have;
@@ -428,13 +428,14 @@ missing_part(CpVaultClient *client, char **to)
 CpVaultRead
 cp_vault_server_read(CpVaultClient *client)
 {
-	char	   *to;
-	char		surplus;
-	size_t		missing;
+	char   *to;
+	char	surplus;
+	size_t	missing;
+	ssize_t rest;
 
 	while ((missing = missing_part(client, &to)) > 0)
 	{
-		ssize_t		n = receive(client->sock, to, missing, &client->fd);
+		ssize_t n = receive(client->sock, to, missing, &client->fd);
 
 		if (n == RECEIVED_NOTHING)
 			return CP_VAULT_READ_MORE;
@@ -446,7 +447,8 @@ cp_vault_server_read(CpVaultClient *client)
 	}
 
 	/* a peer that has gone since is served all the same, one that goes on is not */
-	if (receive(client->sock, &surplus, 1, &client->fd) > 0 || !request_is_sound(client))
+	rest = receive(client->sock, &surplus, 1, &client->fd);
+	if ((rest != RECEIVED_EOF && rest != RECEIVED_NOTHING) || !request_is_sound(client))
 		return CP_VAULT_READ_BAD;
 	return CP_VAULT_READ_DONE;
 }

@@ -1,0 +1,263 @@
+/*
+ * pool_slot.c
+ *		The states of slots, and the lists that slots are in.
+ *
+ * Runs in client backends and in the broker, called by the files of pool
+ * alone.  cp_slot_set_state() is the only function that assigns a slot's state; the
+ * table says which changes are legal.  Nothing here decides anything.
+ *
+ * A slot that is not FREE belongs to one pool and does not change it; whoever
+ * holds that pool's lock may rely on all of the slot's fields.  A slot's pool
+ * can therefore be read without a lock, and is checked again under it.
+ */
+#include "postgres.h"
+
+#include "pool_internal.h"
+
+/* legal_change[from][to]; src/README says what each one means */
+static const bool legal_change[CP_SLOT_STATES][CP_SLOT_STATES] PG_USED_FOR_ASSERTS_ONLY = {
+	[CP_SLOT_FREE] = {[CP_SLOT_CONNECTING] = true},
+	[CP_SLOT_CONNECTING] = {[CP_SLOT_LEASED] = true,[CP_SLOT_CLOSING] = true,
+	[CP_SLOT_FREE] = true},
+	[CP_SLOT_IDLE] = {[CP_SLOT_LEASED] = true,[CP_SLOT_VALIDATING] = true,
+	[CP_SLOT_CLOSING] = true,[CP_SLOT_FREE] = true},
+	[CP_SLOT_LEASED] = {[CP_SLOT_IDLE] = true,[CP_SLOT_RESETTING] = true,
+	[CP_SLOT_CLOSING] = true,[CP_SLOT_FREE] = true},
+	[CP_SLOT_RESETTING] = {[CP_SLOT_IDLE] = true,[CP_SLOT_CLOSING] = true,
+	[CP_SLOT_FREE] = true},
+	[CP_SLOT_VALIDATING] = {[CP_SLOT_IDLE] = true,[CP_SLOT_CLOSING] = true,
+	[CP_SLOT_FREE] = true},
+	[CP_SLOT_CLOSING] = {[CP_SLOT_FREE] = true},
+};
+
+/* ---- asking -------------------------------------------------------------- */
+
+bool
+cp_slot_is_listed(CpSlotState state)
+{
+	return state == CP_SLOT_IDLE || state == CP_SLOT_VALIDATING;
+}
+
+bool
+cp_slot_has_holder(CpSlotState state)
+{
+	return state == CP_SLOT_LEASED || state == CP_SLOT_CONNECTING;
+}
+
+int
+cp_pool_size(const CpSharedPool *pool)
+{
+	int			size = 0;
+
+	for (int s = CP_SLOT_FREE + 1; s < CP_SLOT_STATES; s++)
+		size += pool->counts[s];
+	return size;
+}
+
+/* Does the broker that runs now have this slot's socket? */
+bool
+cp_slot_is_donated(const CpSharedSlot *slot)
+{
+	return slot->vault_epoch != 0 && slot->vault_epoch == cp_shmem_broker_epoch();
+}
+
+/* ---- locking ------------------------------------------------------------ */
+
+void
+cp_pool_lock(int p)
+{
+	LWLockAcquire(cp_shmem_pool_lock(p), LW_EXCLUSIVE);
+}
+
+/*
+ * Locks the pool that a slot is in, provided that the slot still has this
+ * generation.  Returns the pool, or CP_NONE with nothing locked.
+ */
+int
+cp_pool_lock_of(int i, uint64 generation)
+{
+	CpSharedSlot *slot = &cp_slots[i];
+	volatile int *in_pool = &slot->pool;
+	int			p = *in_pool;
+
+	if (p == CP_NONE)
+		return CP_NONE;
+	cp_pool_lock(p);
+	if (slot->pool == p && slot->state != CP_SLOT_FREE && slot->generation == generation)
+		return p;
+	LWLockRelease(cp_shmem_pool_lock(p));
+	return CP_NONE;
+}
+
+/* ---- the idle list ------------------------------------------------------- */
+
+static void
+idle_push(CpSharedPool *pool, int i)
+{
+	cp_slots[i].prev = CP_NONE;
+	cp_slots[i].next = pool->idle_head;
+	if (pool->idle_head != CP_NONE)
+		cp_slots[pool->idle_head].prev = i;
+	else
+		pool->idle_tail = i;
+	pool->idle_head = i;
+}
+
+static void
+idle_unlink(CpSharedPool *pool, int i)
+{
+	CpSharedSlot *slot = &cp_slots[i];
+
+	if (slot->prev != CP_NONE)
+		cp_slots[slot->prev].next = slot->next;
+	else
+		pool->idle_head = slot->next;
+	if (slot->next != CP_NONE)
+		cp_slots[slot->next].prev = slot->prev;
+	else
+		pool->idle_tail = slot->prev;
+	slot->prev = slot->next = CP_NONE;
+}
+
+/* ---- the broker's worklist ------------------------------------------------ */
+
+/* Adds a slot to the broker's worklist, if it is not there. */
+void
+cp_slot_push_task(int i, CpAftermath *after)
+{
+	CpSharedSlot *slot = &cp_slots[i];
+
+	SpinLockAcquire(&cp_shared->task_mutex);
+	if (!slot->queued_task)
+	{
+		slot->queued_task = true;
+		slot->next_task = CP_NONE;
+		if (cp_shared->task_tail != CP_NONE)
+			cp_slots[cp_shared->task_tail].next_task = i;
+		else
+			cp_shared->task_head = i;
+		cp_shared->task_tail = i;
+	}
+	SpinLockRelease(&cp_shared->task_mutex);
+	after->wake_broker = true;
+}
+
+int
+cp_slot_pop_task(void)
+{
+	int			i;
+
+	SpinLockAcquire(&cp_shared->task_mutex);
+	i = cp_shared->task_head;
+	if (i != CP_NONE)
+	{
+		cp_shared->task_head = cp_slots[i].next_task;
+		if (cp_shared->task_head == CP_NONE)
+			cp_shared->task_tail = CP_NONE;
+		cp_slots[i].queued_task = false;
+		cp_slots[i].next_task = CP_NONE;
+	}
+	SpinLockRelease(&cp_shared->task_mutex);
+	return i;
+}
+
+/* ---- states --------------------------------------------------------------- */
+
+/*
+ * The one place that changes a slot's state.  Keeps the pool's counts, the
+ * idle list and the generation in step with it.
+ */
+void
+cp_slot_set_state(int i, CpSlotState to)
+{
+	CpSharedSlot *slot = &cp_slots[i];
+	CpSharedPool *pool = &cp_pools[slot->pool];
+	CpSlotState from = slot->state;
+
+	Assert(LWLockHeldByMeInMode(cp_shmem_pool_lock(slot->pool), LW_EXCLUSIVE));
+	Assert(legal_change[from][to]);
+
+	if (cp_slot_is_listed(from) && !cp_slot_is_listed(to))
+		idle_unlink(pool, i);
+	if (from != CP_SLOT_FREE)
+		pool->counts[from]--;
+	if (to != CP_SLOT_FREE)
+		pool->counts[to]++;
+	slot->state = to;
+	slot->state_since = cp_now();
+	if (cp_slot_is_listed(to) && !cp_slot_is_listed(from))
+		idle_push(pool, i);
+	if (from == CP_SLOT_FREE || from == CP_SLOT_CONNECTING ||
+		to == CP_SLOT_CLOSING || to == CP_SLOT_FREE)
+		slot->generation++;
+	if (!cp_slot_has_holder(to))
+	{
+		slot->holder_proc = CP_NONE;
+		slot->holder_pid = 0;
+		pg_atomic_write_u64(&slot->running_since, 0);
+	}
+}
+
+/* Takes a slot from the free list into the pool; CP_NONE if there is none. */
+int
+cp_slot_allocate(int p)
+{
+	int			i;
+	CpSharedSlot *slot;
+
+	SpinLockAcquire(&cp_shared->free_mutex);
+	i = cp_shared->free_head;
+	if (i != CP_NONE)
+	{
+		cp_shared->free_head = cp_slots[i].next;
+		cp_shared->free_count--;
+	}
+	SpinLockRelease(&cp_shared->free_mutex);
+	if (i == CP_NONE)
+		return CP_NONE;
+
+	slot = &cp_slots[i];
+	slot->pool = p;
+	slot->prev = slot->next = CP_NONE;
+	slot->vault_epoch = 0;
+	slot->unshared = false;
+	slot->encrypted = false;
+	slot->in_transaction = false;
+	slot->mid_protocol = false;
+	slot->leak_reported = false;
+	slot->remote_pid = 0;
+	slot->remote_address[0] = '\0';
+	slot->uses = 0;
+	return i;
+}
+
+/* Any state -> FREE, and back on the free list. */
+void
+cp_slot_free(int i, CpAftermath *after)
+{
+	CpSharedSlot *slot = &cp_slots[i];
+
+	if (slot->unshared)
+		cp_pools[slot->pool].unshared--;
+	cp_slot_set_state(i, CP_SLOT_FREE);
+	slot->pool = CP_NONE;
+	slot->vault_epoch = 0;
+
+	SpinLockAcquire(&cp_shared->free_mutex);
+	slot->next = cp_shared->free_head;
+	cp_shared->free_head = i;
+	cp_shared->free_count++;
+	SpinLockRelease(&cp_shared->free_mutex);
+
+	/* the broker gives it to a pool that had none to open */
+	if (pg_atomic_read_u32(&cp_shared->starved_pools) > 0)
+		after->wake_broker = true;
+}
+
+/* Any state with a socket in the vault -> CLOSING, for the broker to do. */
+void
+cp_slot_close(int i, CpAftermath *after)
+{
+	cp_slot_set_state(i, CP_SLOT_CLOSING);
+	cp_slot_push_task(i, after);
+}

@@ -1,0 +1,198 @@
+/*
+ * pool_view.c
+ *		Copies of what is in the pools, for views and messages.
+ *
+ * Runs in every process.  Takes locks in shared mode and changes nothing but
+ * counters on request.
+ */
+#include "postgres.h"
+
+#include "pool.h"
+
+#include "lib/stringinfo.h"
+
+#include "pool_internal.h"
+
+/* holders named in an error's detail */
+#define MAX_HOLDERS_NAMED 3
+
+bool
+cp_pool_read(int p, CpPoolInfo *info)
+{
+	CpSharedPool *pool = &cp_pools[p];
+	bool		in_use;
+
+	LWLockAcquire(cp_shmem_pool_lock(p), LW_SHARED);
+	in_use = pool->in_use;
+	if (in_use)
+	{
+		info->key = pool->key;
+		strlcpy(info->name, pool->name, CP_POOL_NAME_LEN);
+		info->options = pool->options;
+		memcpy(info->counts, pool->counts, sizeof(info->counts));
+		info->unshared = pool->unshared;
+		info->waiting = pool->waiting;
+		info->stats = pool->stats;
+	}
+	LWLockRelease(cp_shmem_pool_lock(p));
+	return in_use;
+}
+
+static void
+copy_slot(int i, CpSharedSlot *slot, CpSharedPool *pool, CpSlotInfo *info)
+{
+	info->slot = i;
+	info->pool = slot->pool;
+	info->key = pool->key;
+	strlcpy(info->name, pool->name, CP_POOL_NAME_LEN);
+	info->leak_threshold = pool->options.leak_threshold;
+	info->state = slot->state;
+	info->generation = slot->generation;
+	info->state_since = slot->state_since;
+	info->unshared = slot->unshared;
+	info->encrypted = slot->encrypted;
+	info->remote_pid = slot->remote_pid;
+	strlcpy(info->remote_address, slot->remote_address, CP_ADDRESS_LEN);
+	info->opened_at = slot->opened_at;
+	info->idle_since = slot->idle_since;
+	info->uses = slot->uses;
+	info->holder_pid = slot->holder_pid;
+	info->lease = slot->lease;
+	info->scope = slot->scope;
+	info->lease_role = slot->lease_role;
+	info->leased_at = slot->leased_at;
+	info->running_since = (CpTime) pg_atomic_read_u64(&slot->running_since);
+	info->leak_reported = slot->leak_reported;
+	SpinLockAcquire(&slot->mutex);
+	memcpy(info->sql, slot->sql, CP_SQL_LEN);
+	SpinLockRelease(&slot->mutex);
+}
+
+bool
+cp_slot_read(int i, CpSlotInfo *info)
+{
+	CpSharedSlot *slot = &cp_slots[i];
+	int			p = ((volatile CpSharedSlot *) slot)->pool;
+	bool		there;
+
+	if (p == CP_NONE)
+		return false;
+	LWLockAcquire(cp_shmem_pool_lock(p), LW_SHARED);
+	there = slot->pool == p && slot->state != CP_SLOT_FREE;
+	if (there)
+		copy_slot(i, slot, &cp_pools[p], info);
+	LWLockRelease(cp_shmem_pool_lock(p));
+	return there;
+}
+
+int
+cp_pool_waiters(int p, CpWaiterInfo **waiters)
+{
+	CpSharedPool *pool = &cp_pools[p];
+	int			room = pool->waiting;
+	int			n = 0;
+
+	*waiters = palloc(Max(room, 1) * sizeof(CpWaiterInfo));
+	LWLockAcquire(cp_shmem_pool_lock(p), LW_SHARED);
+	for (int i = pool->queue_head; i != CP_NONE && n < room; i = cp_waiters[i].next)
+	{
+		CpWaiterInfo *info = &(*waiters)[n++];
+		CpSharedWaiter *w = &cp_waiters[i];
+
+		info->pool = p;
+		info->key = pool->key;
+		strlcpy(info->name, pool->name, CP_POOL_NAME_LEN);
+		info->pid = w->pid;
+		info->role = w->role;
+		info->since = w->since;
+		info->position = n;
+	}
+	LWLockRelease(cp_shmem_pool_lock(p));
+	return n;
+}
+
+typedef struct Holder
+{
+	int			pid;
+	CpTime		since;
+} Holder;
+
+/* Puts a holder among the longest ones seen so far, which are sorted. */
+static int
+note_holder(Holder *holders, int n, const CpSharedSlot *slot)
+{
+	int			at = n;
+
+	while (at > 0 && holders[at - 1].since > slot->leased_at)
+		at--;
+	if (at == MAX_HOLDERS_NAMED)
+		return n;
+	if (n < MAX_HOLDERS_NAMED)
+		n++;
+	memmove(&holders[at + 1], &holders[at], (n - 1 - at) * sizeof(Holder));
+	holders[at].pid = slot->holder_pid;
+	holders[at].since = slot->leased_at;
+	return n;
+}
+
+char *
+cp_pool_describe(int p)
+{
+	CpPoolInfo	info;
+	Holder		holders[MAX_HOLDERS_NAMED];
+	int			n = 0;
+	StringInfoData buf;
+
+	if (!cp_pool_read(p, &info))
+		return pstrdup("");
+	LWLockAcquire(cp_shmem_pool_lock(p), LW_SHARED);
+	for (int i = 0; i < cp_shared->max_slots; i++)
+	{
+		if (cp_slots[i].pool == p && cp_slots[i].state == CP_SLOT_LEASED)
+			n = note_holder(holders, n, &cp_slots[i]);
+	}
+	LWLockRelease(cp_shmem_pool_lock(p));
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, _("max_size is %d: %d leased, %d idle, %d connecting, "
+							 "%d resetting, %d closing; %d waiting."),
+					 info.options.max_size, info.counts[CP_SLOT_LEASED],
+					 info.counts[CP_SLOT_IDLE] + info.counts[CP_SLOT_VALIDATING],
+					 info.counts[CP_SLOT_CONNECTING], info.counts[CP_SLOT_RESETTING],
+					 info.counts[CP_SLOT_CLOSING], info.waiting);
+	for (int i = 0; i < n; i++)
+		appendStringInfo(&buf, i == 0 ? _(" Longest held by pid %d (%.1f s)") :
+						 _(", pid %d (%.1f s)"),
+						 holders[i].pid, (cp_now() - holders[i].since) / 1e6);
+	if (n > 0)
+		appendStringInfoChar(&buf, '.');
+	return buf.data;
+}
+
+void
+cp_pool_reset_stats(int p)
+{
+	cp_pool_lock(p);
+	if (cp_pools[p].in_use)
+		cp_stats_reset(&cp_pools[p].stats);
+	LWLockRelease(cp_shmem_pool_lock(p));
+}
+
+bool
+cp_slot_report_leak(int i, uint64 lease)
+{
+	CpSharedSlot *slot = &cp_slots[i];
+	int			p = cp_pool_lock_of(i, cp_pool_generation(i));
+	bool		marked;
+
+	if (p == CP_NONE)
+		return false;
+	marked = slot->state == CP_SLOT_LEASED && slot->lease == lease && !slot->leak_reported;
+	if (marked)
+	{
+		slot->leak_reported = true;
+		cp_pools[p].stats.leaks++;
+	}
+	LWLockRelease(cp_shmem_pool_lock(p));
+	return marked;
+}
