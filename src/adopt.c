@@ -43,6 +43,7 @@ static const struct
 	{"dbname", "conpool"},
 	{"password", "none"}, /* or password files would be read */
 	{"sslmode", "disable"},
+	{"sslcertmode", "disable"}, /* an empty value is an error */
 	{"gssencmode", "disable"},
 	{"channel_binding", "disable"},
 	{"target_session_attrs", "any"},

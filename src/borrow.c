@@ -21,6 +21,7 @@
 #include "compat.h"
 #include "error.h"
 #include "leak.h"
+#include "message.h"
 #include "vault.h"
 
 /* the broker answers within this time or is not there (milliseconds) */
@@ -213,7 +214,7 @@ sqlstate_of_message(const char *message)
 	{
 		const char *s = p + 3;
 
-		if (strspn(s, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && s[5] == ':')
+		if (strspn(s, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && s[5] == ':' && s[6] == ' ')
 			return MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4]);
 	}
 	return 0;
@@ -230,7 +231,7 @@ plain_message(const char *message)
 	const char *location;
 
 	initStringInfo(&buf);
-	appendStringInfoString(&buf, message);
+	appendStringInfoString(&buf, cp_message_valid_text(message));
 	location = strstr(buf.data, "\nLOCATION:  ");
 	if (location)
 	{
@@ -241,7 +242,7 @@ plain_message(const char *message)
 	{
 		char	   *s = p + 3;
 
-		if (strspn(s, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && s[5] == ':')
+		if (strspn(s, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && s[5] == ':' && s[6] == ' ')
 			memmove(s, s + 7, strlen(s + 7) + 1);
 	}
 	return pchomp(buf.data);
@@ -508,6 +509,27 @@ check_out(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 	}
 }
 
+/*
+ * The statement that takes the lease, as the views and the log may show it: not
+ * if a connection string or an option in it may hold a password.
+ */
+static const char *
+statement_to_show(void)
+{
+	const char *sql = debug_query_string;
+
+	if (sql == NULL)
+		return NULL;
+	for (int i = 0; i < CP_SQL_LEN && sql[i] != '\0'; i++)
+	{
+		/* one look is enough at nearly all characters */
+		if (((sql[i] | 0x20) == 'p' && pg_strncasecmp(sql + i, "password", 8) == 0) ||
+			(sql[i] == ':' && strncmp(sql + i, "://", 3) == 0))
+			return "<hidden: it may hold a password>";
+	}
+	return sql;
+}
+
 void
 cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 {
@@ -541,7 +563,7 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 		c.again = true;
 	}
 	lease->obtained_at = cp_now();
-	cp_pool_set_sql(lease->slot, debug_query_string);
+	cp_pool_set_sql(lease->slot, statement_to_show());
 }
 
 /* ---- giving back -------------------------------------------------------- */
@@ -562,6 +584,9 @@ choose_disposition(CpLease *lease)
 		return CP_CHECKIN_CLOSE;
 	if (transaction != PQTRANS_IDLE)
 		return CP_CHECKIN_RESET;
+	/* others could not know how values are written on it from now on */
+	if (lease->reset == CP_RESET_NEVER && cp_remote_parameters_changed(lease->remote))
+		return CP_CHECKIN_CLOSE;
 	if (lease->reset == CP_RESET_ALWAYS ||
 		(lease->reset == CP_RESET_AUTO && (lease->dirty || lease->is_explicit)))
 		return CP_CHECKIN_RESET;
@@ -612,6 +637,19 @@ settle_donation(CpLease *lease, CpDisposition disposition)
 	return cp_pool_is_donated(lease->slot, lease->generation);
 }
 
+/*
+ * May this backend keep its adoption?  Not if its PGconn might remember what a
+ * reset undoes, or a buffer that a huge value has made big.
+ */
+static bool
+may_keep(const CpLease *lease, CpDisposition disposition)
+{
+	if (lease->huge)
+		return false;
+	return disposition == CP_CHECKIN_CLEAN ||
+		(disposition == CP_CHECKIN_RESET && !lease->dirty && !lease->is_explicit);
+}
+
 /* Gives the lease's connection to the pool; false if that is not possible. */
 static bool
 give_to_pool(CpLease *lease, CpDisposition disposition, bool in_transaction)
@@ -624,7 +662,7 @@ give_to_pool(CpLease *lease, CpDisposition disposition, bool in_transaction)
 		return false;
 	if (remote != NULL)
 	{
-		if (disposition == CP_CHECKIN_CLEAN && !lease->huge)
+		if (may_keep(lease, disposition))
 			cp_cache_keep(lease->slot, lease->generation, remote);
 		else
 			cp_remote_let_go(remote);

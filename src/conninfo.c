@@ -223,20 +223,38 @@ free_parsed(PQconninfoOption *options)
 	PQconninfoFree(options);
 }
 
+static void
+throw_invalid(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid connection string"),
+			 errdetail("It is not shown because it may hold a password."),
+			 errhint("Write \"keyword=value ...\" with libpq's keywords and single "
+					 "quotes around values with spaces, or a URI that begins with "
+					 "\"postgresql://\" and has its special characters "
+					 "percent-encoded.")));
+}
+
+/*
+ * Does the host hold the rest of a URI's password, in which an @ was not
+ * encoded?  An abstract Unix socket begins with @, a path may have one.
+ */
+static bool
+holds_credentials(const char *host)
+{
+	const char *at = *host == '/' ? NULL : strrchr(host, '@');
+
+	return at != NULL && at != host && at[-1] != ',';
+}
+
 void
 cp_conninfo_parse(CpConninfo *info, const char *string)
 {
 	PQconninfoOption *options = PQconninfoParse(string, NULL);
 
 	if (options == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid connection string"),
-				 errdetail("It is not shown because it may hold a password."),
-				 errhint("Write \"keyword=value ...\" with libpq's keywords and single "
-						 "quotes around values with spaces, or a URI that begins with "
-						 "\"postgresql://\" and has its special characters "
-						 "percent-encoded.")));
+		throw_invalid();
 	PG_TRY();
 	{
 		for (PQconninfoOption *o = options; o->keyword; o++)
@@ -244,6 +262,8 @@ cp_conninfo_parse(CpConninfo *info, const char *string)
 			if (o->val == NULL)
 				continue;
 			require_allowed(o->keyword);
+			if (strcmp(o->keyword, "host") == 0 && holds_credentials(o->val))
+				throw_invalid();
 			cp_conninfo_set(info, o->keyword, o->val);
 		}
 	}

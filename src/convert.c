@@ -19,7 +19,6 @@
 #include "utils/float.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/pg_locale.h"
 #include "utils/xml.h"
 
 /* ---- types ---- */
@@ -103,7 +102,8 @@ set_meanwhile(int *nest_level, const char *name, const char *value)
 static void
 set_monetary(int *nest_level)
 {
-	if (strcmp(locale_monetary, "C") != 0)
+	/* not its variable: that one's header needs those of ICU */
+	if (strcmp(GetConfigOption("lc_monetary", false, false), "C") != 0)
 		set_meanwhile(nest_level, "lc_monetary", "C");
 }
 

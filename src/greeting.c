@@ -54,7 +54,7 @@ begin_greeting(CpRecorder *rec)
 	rec->names_len = 0;
 	rec->keys = 0;
 	rec->key_len = 0;
-	rec->unfit = false;
+	/* unfit stays: this line, too, may be a server's invention */
 }
 
 static bool
@@ -163,7 +163,7 @@ record_key(CpRecorder *rec, const char *text, long length)
 	}
 
 	/* message length counts itself and the pid, four bytes each */
-	if (rec->line_cut || rec->key_len != length - 8)
+	if (rec->line_cut || rec->key_len < 0 || rec->key_len != length - 8)
 		rec->unfit = true;
 }
 

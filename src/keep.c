@@ -29,6 +29,8 @@
 #define RESET_LIMIT 10000
 /* how long the peer's end of file is awaited, in milliseconds */
 #define CLOSING_LIMIT 2000
+/* adoptions that outlive a reset, for the next one of the same connection */
+#define MAX_RETAINED 32
 /* bytes read and thrown away while it is awaited */
 #define CLOSING_MAX_BYTES (1024 * 1024)
 
@@ -50,7 +52,7 @@ typedef struct KeptSocket
 	CpTime		deadline;		/* of the work */
 	bool		in_transaction; /* the reset begins with ROLLBACK */
 	bool		unsent;			/* libpq may hold part of a message of ours */
-	CpRemote   *remote;			/* the adoption that the reset talks on */
+	CpRemote   *remote;			/* the adoption that resets talk on, or NULL */
 	size_t		discarded;		/* bytes read in closing */
 } KeptSocket;
 
@@ -61,6 +63,7 @@ static int	kept_count = 0;
 static int	working = 0;
 static int	resets_running = 0;
 static int	resets_queued = 0;
+static int	adoptions = 0;
 static uint64 change_count = 0;
 
 /* scratch space of cp_keep_look */
@@ -100,14 +103,23 @@ set_work(KeptSocket *sock, Work work)
 	change_count++;
 }
 
+static void
+let_go(KeptSocket *sock)
+{
+	if (sock->remote == NULL)
+		return;
+	cp_remote_let_go(sock->remote);
+	sock->remote = NULL;
+	adoptions--;
+}
+
 /* Forgets a socket and all work on it.  The descriptor is the caller's. */
 static int
 take_out(KeptSocket *sock)
 {
 	int			fd = sock->fd;
 
-	cp_remote_let_go(sock->remote);
-	sock->remote = NULL;
+	let_go(sock);
 	if (sock->greeting)
 	{
 		/* it holds the cancel key */
@@ -168,15 +180,10 @@ cp_keep_find(int slot, uint64 generation, const CpGreeting **greeting)
 /* ---- resetting ---------------------------------------------------------- */
 
 static void
-ignore_notice(void *arg, const PGresult *result)
-{
-}
-
-static void
 finish_reset(KeptSocket *sock, bool ok)
 {
-	cp_remote_let_go(sock->remote);
-	sock->remote = NULL;
+	if (!ok || adoptions > MAX_RETAINED)
+		let_go(sock);
 	set_work(sock, WORK_NONE);
 	/* if not ok the slot comes back at once as a task of closing */
 	cp_pool_reset_done(slot_of(sock), sock->generation, ok);
@@ -206,21 +213,32 @@ send_step(KeptSocket *sock, Work step)
 		finish_reset(sock, false);
 }
 
-static void
-start_reset(KeptSocket *sock)
+/* A PGconn to reset the session with: that of the last reset, or a new one. */
+static bool
+adopt(KeptSocket *sock)
 {
 	const char *error;
-	int			fd = cp_net_dup(sock->fd);
+	int			fd;
 
+	if (sock->remote != NULL)
+		return true;
+	fd = cp_net_dup(sock->fd);
 	if (fd >= 0)
 		sock->remote = cp_remote_adopt(fd, sock->greeting, &error);
 	if (sock->remote == NULL)
+		return false;
+	adoptions++;
+	return true;
+}
+
+static void
+start_reset(KeptSocket *sock)
+{
+	if (!adopt(sock))
 	{
 		finish_reset(sock, false);
 		return;
 	}
-	PQsetNoticeReceiver(sock->remote->conn, ignore_notice, NULL);
-	PQsetnonblocking(sock->remote->conn, 1);
 	send_step(sock, sock->in_transaction ? WORK_ROLLBACK : WORK_DISCARD);
 }
 
@@ -389,8 +407,7 @@ begin_task_of_closing(const CpTask *task)
 	if (sock->work != WORK_NONE)
 	{
 		mid_protocol = true;
-		cp_remote_let_go(sock->remote);
-		sock->remote = NULL;
+		let_go(sock);
 	}
 	sock->generation = task->generation;
 	begin_closing(task->slot, mid_protocol);

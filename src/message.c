@@ -263,6 +263,12 @@ is_shutdown(int sqlstate)
 		sqlstate == ERRCODE_CANNOT_CONNECT_NOW;
 }
 
+bool
+cp_message_is_servers(const PGresult *error)
+{
+	return sqlstate_of(error, 0) != 0;
+}
+
 void
 cp_message_throw_error(const char *pool, const PGresult *error)
 {

@@ -37,6 +37,12 @@ extern void cp_message_report_notices(CpNotices *notices);
 extern void cp_message_free_notices(CpNotices *notices);
 
 /*
+ * Did the server raise this error?  One without a proper SQLSTATE is libpq's
+ * own, which has lost its place, or is against the protocol.
+ */
+extern bool cp_message_is_servers(const PGresult *error);
+
+/*
  * Raises the error of a remote statement with the fields it came with; 57P01
  * to 57P03 as 08006, since it is not the local session that is ending.
  */

@@ -170,6 +170,9 @@ in_range(const CpOption *option, const char *text, double value)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\" is outside the valid range for option \"%s\" (%d%s .. %d%s)",
 						text, option->name, option->min, unit, option->max, unit)));
+	/* less than a millisecond must not become 0, which means no limit */
+	if (option->type == CP_OPTION_DURATION && value > 0)
+		value = Max(value, 1);
 	return (int) rint(value);
 }
 

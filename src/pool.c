@@ -439,7 +439,8 @@ cp_pool_checkout(CpCheckout *c)
 		LWLockRelease(cp_shmem_pool_lock(c->pool));
 		return CP_GRANT_POOL_GONE;
 	}
-	if (c->pool != CP_OVERFLOW_POOL)
+	/* options that may be rolled back, and those of the overflow's callers, stay theirs */
+	if (!c->wants_permit)
 		set_options(pool, c->options, &after);
 	pool->last_used = c->since;
 	enqueue(c);

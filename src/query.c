@@ -114,7 +114,7 @@ note_session_state(Run *run)
 		lease->listened = true;
 	}
 
-	if (run->was_dirty || lease->is_explicit || lease->reset != CP_RESET_AUTO)
+	if (run->was_dirty || lease->is_explicit)
 		return;
 	if (run->error == NULL && run->results == 1 &&
 		cp_session_state_is_clean(run->tag, run->had_columns, run->sql) &&
@@ -128,7 +128,8 @@ finish(Run *run)
 {
 	CpLease *lease = run->lease;
 
-	if (PQstatus(lease->remote->conn) != CONNECTION_OK)
+	if (PQstatus(lease->remote->conn) != CONNECTION_OK ||
+		(run->error != NULL && !cp_message_is_servers(run->error)))
 		throw_lost(run);
 
 	note_session_state(run);

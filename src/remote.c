@@ -483,8 +483,11 @@ bool
 cp_remote_recover(CpRemote *remote, CpTime deadline)
 {
 	CpTime	patience = cp_earlier(deadline, cp_now() + RECOVER_PATIENCE);
-	Drained state = drain(remote, false, patience);
+	Drained state;
 
+	/* when a session dies, what notices were collected in is gone already */
+	PQsetNoticeReceiver(remote->conn, ignore_notice, NULL);
+	state = drain(remote, false, patience);
 	if (state != DRAIN_MORE)
 		return state == DRAINED;
 

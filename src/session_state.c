@@ -18,17 +18,23 @@
 
 /*
  * Words in a text that make a reset necessary: functions that set a parameter
- * or take a lock for the session, the view whose UPDATE sets parameters, and
- * those that open connections which stay with the session.  All in lower case.
+ * or take a lock for the session, the view whose UPDATE sets parameters, those
+ * that open connections which stay with the session, built-in ones that run
+ * SQL out of a string, and the beginning of a name that is written with
+ * escapes.  All in lower case.
  */
 static const char *const suspects[] = {
 	"advisory",
 	"conpool.checkout",
 	"dblink_connect",
 	"pg_settings",
+	"query_to_xml",
 	"set_config",
 	"set_limit",
 	"setseed",
+	"ts_rewrite",
+	"ts_stat",
+	"u&\"",
 };
 
 /* ASCII only: a word of the list cannot be spelled otherwise. */
@@ -72,7 +78,10 @@ contains_suspect(const char *text)
 			case 'c':
 			case 'd':
 			case 'p':
+			case 'q':
 			case 's':
+			case 't':
+			case 'u':
 				for (int i = 0; i < lengthof(suspects); i++)
 				{
 					if (begins_with(text, suspects[i]))

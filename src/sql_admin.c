@@ -40,30 +40,46 @@ reset_all(void)
 		cp_pool_reset_stats(i);
 }
 
-/*
- * All pools of a server; or those of a connection string, for which the name
- * that the views show may stand as well.  A server that has no pool yet has
- * nothing to reset, which is no error.
- */
-static void
-reset_of(const char *server)
+/* All pools of that server, or under that name; false if there is neither. */
+static bool
+reset_pools(const char *name)
 {
-	const char *name = cp_target_is_conninfo(server) ? cp_target_resolve(server)->name : server;
-	Oid			oid = get_foreign_server_oid(name, true);
-	bool		found = OidIsValid(oid);
+	bool		is_server = !cp_target_is_conninfo(name);
+	Oid			server = is_server ? get_foreign_server_oid(name, true) : InvalidOid;
+	bool		found = OidIsValid(server);
 	CpPoolInfo	pool;
 
 	for (int i = 0; i < cp_shared->max_pools; i++)
 	{
-		if (!cp_pool_read(i, &pool) || !is_pool_of(&pool, oid, name))
+		if (!cp_pool_read(i, &pool) || !is_pool_of(&pool, server, name))
 			continue;
 		cp_pool_reset_stats(i);
 		found = true;
 	}
-	if (!found)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("server \"%s\" does not exist", name)));
+	return found;
+}
+
+/*
+ * A server, or a connection string, for which the name that the views show may
+ * stand as well: that one lacks what it takes to connect.  A server that has
+ * no pool yet has nothing to reset, which is no error.
+ */
+static void
+reset_of(const char *server)
+{
+	const char *name = server;
+
+	if (reset_pools(name))
+		return;
+	if (cp_target_is_conninfo(server))
+	{
+		name = cp_target_resolve(server)->name;
+		if (reset_pools(name))
+			return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("server \"%s\" does not exist", name)));
 }
 
 Datum

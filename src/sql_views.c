@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "leak.h"
+#include "message.h"
 #include "options.h"
 #include "pool.h"
 #include "shmem.h"
@@ -86,14 +87,17 @@ add_null(Rows *rows)
 	rows->nulls[rows->ncolumns++] = true;
 }
 
-/* NULL and the empty string are both NULL */
+/*
+ * NULL and the empty string are both NULL.  The text may come from a database
+ * with another encoding.
+ */
 static void
 add_text(Rows *rows, const char *value)
 {
 	if (value == NULL || value[0] == '\0')
 		add_null(rows);
 	else
-		add(rows, CStringGetTextDatum(value));
+		add(rows, CStringGetTextDatum(cp_message_valid_text(value)));
 }
 
 /* 0 is NULL: no process, or none that is known */

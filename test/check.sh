@@ -34,6 +34,7 @@ source test/lib.sh
 
 SUITES=${SUITES:-regress isolation tap}
 SUITE_LIMIT=240 # seconds for regress, for isolation, for one TAP file
+STEP_LIMIT=30   # seconds for a step of an isolation spec
 passed=0 failed=0
 
 # select_tests PATTERN...: names of the tests to run, as TESTS has it.
@@ -91,8 +92,8 @@ regress_suite() {
     add_expected "$@"
     PGHOST=$SOCKETS PGPORT=${PORT[local]} PGUSER=postgres \
         setup_local "$db" 127.0.0.1 "${PORT[remote]}"
-    limited "$SUITE_LIMIT" env -C "$WORK/src" "$(test_program "$program")" \
-        --inputdir=test --outputdir=. --bindir="$BINDIR" --use-existing \
+    limited "$SUITE_LIMIT" env -C "$WORK/src" PGISOLATIONTIMEOUT="$STEP_LIMIT" \
+        "$(test_program "$program")" --inputdir=test --outputdir=. --bindir="$BINDIR" --use-existing \
         --host="$SOCKETS" --port="${PORT[local]}" --user=postgres \
         --dbname="$db" "$@" >"$log" 2>&1 || status=$?
     cat "$log"
@@ -184,6 +185,6 @@ done
 if [[ $passed -eq 0 ]]; then
     failed=$((failed > 0 ? failed : 1))
 fi
-[[ $failed -eq 0 ]] || echo "results and logs of what failed are in tmp_check/"
+[[ ! -d tmp_check ]] || echo "results and logs of what failed are in tmp_check/"
 echo "$passed passed, $failed failed"
 [[ $failed -eq 0 ]]

@@ -144,7 +144,7 @@ build_stage() {
         STAGE=''
     fi
     local log=$WORK/build.log
-    if ! as_server make -C "$WORK/src" -j"$(nproc)" PG_CONFIG="$PG_CONFIG" \
+    if ! limited 900 make -C "$WORK/src" -j"$(nproc)" PG_CONFIG="$PG_CONFIG" \
         "$@" all >"$log" 2>&1; then
         cat "$log" >&2
         die "the build failed"

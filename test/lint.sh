@@ -13,11 +13,11 @@ source test/lib.sh
 # own layer and of those below.
 LAYERS='
 conpool
-sql_*
-query lease borrow adopted message
-broker dialer reader sockets
-pool leak
-remote vault target conninfo
+sql_* rows rows_json args
+query message convert session_state lease borrow cache
+broker dialer reader keep
+pool pool_* leak
+remote adopt greeting net vault target conninfo
 shmem stats
 guc options error compat clock
 '
@@ -71,12 +71,12 @@ check_layers() {
             ((below >= layer)) || finding "$file: includes $header of a layer above"
         done < <(included_by "$file")
     done
-    for file in src/{pool,leak}.[ch]; do
+    for file in src/pool*.[ch] src/leak.[ch]; do
         [[ ! -e $file ]] || ! reaches "$file" libpq-fe.h ||
             finding "$file: knows libpq"
     done
     for header in shmem.h pool.h; do
-        for file in src/remote.[ch]; do
+        for file in src/{remote,adopt,greeting,net}.[ch]; do
             [[ ! -e $file ]] || ! reaches "$file" "$header" ||
                 finding "$file: knows $header"
         done

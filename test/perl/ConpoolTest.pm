@@ -36,7 +36,8 @@ use Test::More;
 use Time::HiRes qw(time usleep);
 
 our @EXPORT = qw(new_local new_remote setup_local create_server conninfo
-  wait_for wait_until remote_backends count_remote as_other_user);
+  wait_for wait_until wait_for_pool remote_backends count_remote broker_pid
+  as_other_user);
 
 # The remote's roles, as in test/setup/remote.sql.
 our %password = (
@@ -145,6 +146,27 @@ sub wait_until
 		usleep(20_000);
 	}
 	return ok($reached, $test_name);
+}
+
+# Waits until something is true of a server's pool, in terms of the view
+# conpool.pools; passes or fails as a test.
+sub wait_for_pool
+{
+	my ($node, $server, $condition, $test_name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return wait_for(
+		$node,
+		"SELECT $condition FROM conpool.pools WHERE server = '$server'",
+		$test_name // "pool $server: $condition");
+}
+
+# Process ID of the broker, empty if there is none.
+sub broker_pid
+{
+	my ($node) = @_;
+	return $node->safe_psql('postgres',
+		q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'conpool broker'}
+	);
 }
 
 # How many backends the remote has for a role, or for all three of ours.

@@ -14,6 +14,12 @@
 --   test.wait_until(condition [, time_limit])
 --                           waits until SELECT (condition) is true, e.g.
 --                           test.wait_until('(SELECT waiting = 1 FROM ...)')
+--   test.error_of(statement)
+--                           what a statement that must fail says, line by
+--                           line, digits (ports, process IDs, times) as N
+--   test.at_rest()          waits until nothing is leased, opened, reset or
+--                           closed in any pool of this database; checks that
+--                           the states of each add up to its size
 \set ON_ERROR_STOP on
 \set QUIET on
 SET client_min_messages = warning;
@@ -82,5 +88,66 @@ BEGIN
 	END LOOP;
 END $$;
 
+CREATE FUNCTION test.error_of(statement text) RETURNS SETOF text
+LANGUAGE plpgsql AS $$
+DECLARE
+	message text;
+	detail text;
+	hint text;
+BEGIN
+	EXECUTE statement;
+	RETURN NEXT 'no error';
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT,
+		detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	RETURN NEXT sqlstate || ': ' || regexp_replace(message, '\d+', 'N', 'g');
+	RETURN QUERY SELECT 'DETAIL: ' || regexp_replace(line, '\d+', 'N', 'g')
+		FROM regexp_split_to_table(detail, '\n') AS line WHERE line <> '';
+	RETURN QUERY SELECT 'HINT: ' || hint WHERE hint <> '';
+END $$;
+
+CREATE FUNCTION test.at_rest() RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+	pool record;
+BEGIN
+	PERFORM test.wait_until('NOT EXISTS (SELECT FROM conpool.pools
+		WHERE database = current_database() AND
+			  leased + connecting + resetting + closing + waiting > 0)');
+	FOR pool IN SELECT * FROM conpool.pools WHERE database = current_database() LOOP
+		IF pool.size <> pool.idle + pool.leased + pool.connecting +
+			pool.resetting + pool.validating + pool.closing
+		THEN
+			RAISE EXCEPTION 'states do not add up to the size: %', pool;
+		END IF;
+		IF pool.size > pool.max_size THEN
+			RAISE EXCEPTION 'more connections than allowed: %', pool;
+		END IF;
+	END LOOP;
+	RETURN NOT EXISTS (SELECT FROM conpool.leases WHERE database = current_database())
+		AND NOT EXISTS (SELECT FROM conpool.waiters WHERE database = current_database());
+END $$;
+
 SELECT test.server('remote') AS done,
 	test.server('remote_admin', role => 'regress_remote_admin') AS done \gset
+
+-- The isolation tester asks this function whether a step waits for another
+-- session, and by itself knows the waits for locks only. For us a session also
+-- waits while it queues for a connection that one of the others holds; and
+-- while one of the others, by the advisory lock 4711, says that it holds up
+-- the remote, a session also waits for that. (Functions that are built in are
+-- called by their OID, so replacing this one would change nothing.)
+ALTER FUNCTION pg_catalog.pg_isolation_test_session_is_blocked(int, int[])
+	RENAME TO pg_isolation_test_session_is_blocked_by_locks;
+CREATE FUNCTION pg_catalog.pg_isolation_test_session_is_blocked(int, int[])
+RETURNS boolean
+LANGUAGE sql
+BEGIN ATOMIC
+	SELECT pg_isolation_test_session_is_blocked_by_locks($1, $2)
+		OR EXISTS (SELECT FROM conpool.waiters w
+				   JOIN conpool.connections c USING (server, database, role)
+				   WHERE w.pid = $1 AND c.pid = ANY ($2))
+		OR EXISTS (SELECT FROM conpool.connections c, pg_locks l
+				   WHERE c.pid = $1 AND l.locktype = 'advisory' AND l.objid = 4711
+				   AND l.pid <> $1 AND l.pid = ANY ($2));
+END;
