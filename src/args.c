@@ -175,3 +175,12 @@ cp_args_collect(FunctionCallInfo fcinfo, int first, CpParams *params)
 	else
 		expand_variadic(fcinfo->flinfo, PG_GETARG_ARRAYTYPE_P(first), params);
 }
+
+void
+cp_args_require(FunctionCallInfo fcinfo, int i, const char *name)
+{
+	if (PG_ARGISNULL(i))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"%s\" must not be null", name)));
+}

@@ -19,4 +19,7 @@
  */
 extern void cp_args_collect(FunctionCallInfo fcinfo, int first, CpParams *params);
 
+/* Raises 22004 if argument i, of that name, is NULL: none of our functions is STRICT. */
+extern void cp_args_require(FunctionCallInfo fcinfo, int i, const char *name);
+
 #endif /* CP_ARGS_H */

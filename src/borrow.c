@@ -74,6 +74,19 @@ cp_borrow_look_for_answer(CpLease *lease)
 	await_answer(lease, 0);
 }
 
+/* Sharing would silently cease if adoption always failed: say so, once. */
+static void
+log_adoption_failure(const char *error)
+{
+	static bool logged = false;
+
+	if (!logged)
+		ereport(LOG,
+				(errmsg("could not adopt a pooled connection: %s", error),
+				 errdetail("The connection is closed and another one opened.")));
+	logged = true;
+}
+
 /* Fetches the leased connection's socket and adopts it; NULL if that fails. */
 static CpRemote *
 fetch(CpLease *lease, CpTime deadline)
@@ -92,7 +105,11 @@ fetch(CpLease *lease, CpTime deadline)
 		return NULL;
 	status = cp_vault_client_reply(sock, &fd, &greeting, deadline, true);
 	if (status == CP_VAULT_OK && fd >= 0)
+	{
 		remote = cp_remote_adopt(fd, &greeting, &error);
+		if (remote == NULL)
+			log_adoption_failure(error);
+	}
 	explicit_bzero(&greeting, sizeof(greeting));
 	return remote;
 }
@@ -203,51 +220,6 @@ end_it_ourselves(CpLease *lease)
 
 /* ---- connecting --------------------------------------------------------- */
 
-/*
- * The SQLSTATE in libpq's verbose message of a failed connect ("FATAL:
- * 28P01: ..."), which no function of libpq tells; 0 if the remote sent none.
- */
-static int
-sqlstate_of_message(const char *message)
-{
-	for (const char *p = strstr(message, ":  "); p != NULL; p = strstr(p + 1, ":  "))
-	{
-		const char *s = p + 3;
-
-		if (strspn(s, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && s[5] == ':' && s[6] == ' ')
-			return MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4]);
-	}
-	return 0;
-}
-
-/*
- * libpq's verbose message as people expect it: without SQLSTATE and LOCATION.
- * palloc'd.
- */
-static char *
-plain_message(const char *message)
-{
-	StringInfoData buf;
-	const char *location;
-
-	initStringInfo(&buf);
-	appendStringInfoString(&buf, cp_message_valid_text(message));
-	location = strstr(buf.data, "\nLOCATION:  ");
-	if (location)
-	{
-		buf.len = location - buf.data;
-		buf.data[buf.len] = '\0';
-	}
-	for (char *p = strstr(buf.data, ":  "); p != NULL; p = strstr(p + 1, ":  "))
-	{
-		char	   *s = p + 3;
-
-		if (strspn(s, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && s[5] == ':' && s[6] == ' ')
-			memmove(s, s + 7, strlen(s + 7) + 1);
-	}
-	return pchomp(buf.data);
-}
-
 static bool
 is_authentication_failure(const CpRemote *remote, int sqlstate)
 {
@@ -261,8 +233,8 @@ throw_connect_error(CpLease *lease, CpTarget *target)
 {
 	CpRemote   *remote = lease->remote;
 	const char *raw = PQerrorMessage(remote->conn);
-	int			sqlstate = sqlstate_of_message(raw);
-	char	   *message = plain_message(raw);
+	int			sqlstate;
+	char	   *message = cp_message_of_connect(raw, &sqlstate);
 
 	cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_CONNECT,
 						  lease->requested_at);

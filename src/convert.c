@@ -4,7 +4,7 @@
  *		the check that a text is valid.
  *
  * Runs in client backends.  The remote's side is fixed by the startup options
- * of every connection (target.c); here the local side is made to fit, and
+ * of every connection (conninfo.c); here the local side is made to fit, and
  * only where it does not fit already: a nest of settings costs more than the
  * conversion of a short row.  Never changes a setting beyond cp_convert_end.
  */

@@ -15,8 +15,6 @@ extern bool cp_guc_allow_conninfo;
 /* what holds where a server does not say otherwise */
 extern CpPoolOptions cp_guc_pool_options;
 
-#define cp_guc_leak_threshold (cp_guc_pool_options.leak_threshold)
-
 /* _PG_init, any process: defines them all; at_start: in the postmaster */
 extern void cp_guc_define(bool at_start);
 

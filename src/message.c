@@ -313,3 +313,40 @@ cp_message_throw_lost(const char *pool, const char *why)
 			 errmsg("connection of pool \"%s\" was lost during the statement", pool),
 			 *why != '\0' ? errdetail_internal("%s", why) : 0));
 }
+
+/* ---- connecting ---- */
+
+/*
+ * The SQLSTATE that stands at the beginning of s, as libpq writes it in its
+ * verbose messages ("28P01: "); 0 if there is none.
+ */
+static int
+leading_sqlstate(const char *s)
+{
+	if (strspn(s, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && s[5] == ':' && s[6] == ' ')
+		return MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4]);
+	return 0;
+}
+
+char *
+cp_message_of_connect(const char *verbose, int *sqlstate)
+{
+	char	   *message = pstrdup(cp_message_valid_text(verbose));
+	char	   *location = strstr(message, "\nLOCATION:  ");
+
+	if (location)
+		*location = '\0';
+	*sqlstate = 0;
+	for (char *p = strstr(message, ":  "); p != NULL; p = strstr(p + 1, ":  "))
+	{
+		char	   *s = p + 3;
+		int			state = leading_sqlstate(s);
+
+		if (state == 0)
+			continue;
+		/* with several hosts the last one's is what the attempt ended with */
+		*sqlstate = state;
+		memmove(s, s + 7, strlen(s + 7) + 1);
+	}
+	return pchomp(message);
+}

@@ -58,6 +58,13 @@ extern char *cp_message_why_lost(PGconn *conn, const PGresult *error);
 pg_noreturn extern void cp_message_throw_lost(const char *pool, const char *why);
 
 /*
+ * The message of a connect that failed, from libpq's verbose form (no function
+ * of libpq tells the SQLSTATE): without SQLSTATE and location, palloc'd.
+ * *sqlstate is 0 if the server sent none.
+ */
+extern char *cp_message_of_connect(const char *verbose, int *sqlstate);
+
+/*
  * A text that came from the remote: itself, or, if it is not valid in the
  * database's encoding, a palloc'd copy with ? for everything that is not ASCII.
  */

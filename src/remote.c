@@ -207,7 +207,6 @@ cp_remote_adopt(int fd, const CpGreeting *greeting, const char **error)
 
 	if (remote != NULL)
 	{
-		remote->adopted = true;
 		remote->shared = true;
 		memcpy(&remote->greeting, greeting, cp_greeting_size(greeting));
 		remote->conn = cp_adopt(fd, greeting, error);

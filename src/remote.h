@@ -36,7 +36,6 @@ typedef struct CpRemote
 								 * first wait */
 	pgsocket	wait_socket;	/* the one that wait_set was made for */
 	CpRecorder *recorder;		/* while connecting, else NULL */
-	bool		adopted;		/* socket came from elsewhere */
 	bool		shared;			/* others may have a duplicate: never say
 								 * Terminate for them */
 	bool		encrypted;		/* TLS or GSS: the socket cannot be passed */

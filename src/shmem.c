@@ -56,18 +56,6 @@ waiters_size(void)
 	return mul_size(waiter_count(), sizeof(CpSharedWaiter));
 }
 
-Size
-cp_shmem_slot_size(void)
-{
-	return sizeof(CpSharedSlot);
-}
-
-Size
-cp_shmem_pool_size(void)
-{
-	return sizeof(CpSharedPool) + sizeof(LWLockPadded);
-}
-
 static void
 request(void)
 {

@@ -67,7 +67,7 @@ typedef struct CpPoolKey
 } CpPoolKey;
 
 /*
- * States of a slot.  pool.c has the only function that assigns one, and the
+ * States of a slot.  pool_slot.c has the only function that assigns one, and the
  * table of legal changes; src/README draws it.
  */
 typedef enum CpSlotState
@@ -241,10 +241,6 @@ extern void cp_shmem_require(void);
 
 extern LWLock *cp_shmem_registry_lock(void);
 extern LWLock *cp_shmem_pool_lock(int pool);
-
-/* bytes that one slot and one pool cost, for the README and a test */
-extern Size cp_shmem_slot_size(void);
-extern Size cp_shmem_pool_size(void);
 
 /* number of this process's PGPROC: index of its CpSharedWaiter */
 extern int	cp_shmem_my_proc(void);

@@ -13,6 +13,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "args.h"
 #include "error.h"
 #include "lease.h"
 #include "options.h"
@@ -23,15 +24,6 @@
 
 PG_FUNCTION_INFO_V1(conpool_checkout);
 PG_FUNCTION_INFO_V1(conpool_checkin);
-
-static void
-refuse_null(FunctionCallInfo fcinfo, int argument, const char *name)
-{
-	if (PG_ARGISNULL(argument))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"%s\" must not be null", name)));
-}
 
 static CpScope
 parse_scope(const char *text)
@@ -72,8 +64,8 @@ conpool_checkout(PG_FUNCTION_ARGS)
 	CpLease    *lease;
 
 	cp_shmem_require();
-	refuse_null(fcinfo, 0, "server");
-	refuse_null(fcinfo, 1, "scope");
+	cp_args_require(fcinfo, 0, "server");
+	cp_args_require(fcinfo, 1, "scope");
 	scope = parse_scope(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	if (!PG_ARGISNULL(2))
 		timeout = timeout_from_interval(PG_GETARG_INTERVAL_P(2));
@@ -86,7 +78,7 @@ Datum
 conpool_checkin(PG_FUNCTION_ARGS)
 {
 	cp_shmem_require();
-	refuse_null(fcinfo, 0, "lease");
+	cp_args_require(fcinfo, 0, "lease");
 	cp_lease_checkin(cp_lease_get(PG_GETARG_INT64(0), false, NULL));
 	PG_RETURN_VOID();
 }

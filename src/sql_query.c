@@ -34,15 +34,6 @@ typedef enum By
 	BY_LEASE
 } By;
 
-static void
-require_argument(FunctionCallInfo fcinfo, int i, const char *name)
-{
-	if (PG_ARGISNULL(i))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"%s\" must not be null", name)));
-}
-
 /*
  * Runs the statement that the arguments from number `first` on describe: a
  * server or a lease, the SQL, its parameters.  Returns the command tag.
@@ -56,8 +47,8 @@ run(FunctionCallInfo fcinfo, int first, By by, CpSink *sink)
 	CpLease *lease;
 	bool	 give_back = false;
 
-	require_argument(fcinfo, first, by == BY_SERVER ? "server" : "lease");
-	require_argument(fcinfo, first + 1, "sql");
+	cp_args_require(fcinfo, first, by == BY_SERVER ? "server" : "lease");
+	cp_args_require(fcinfo, first + 1, "sql");
 	sql = text_to_cstring(PG_GETARG_TEXT_PP(first + 1));
 	cp_args_collect(fcinfo, first + 2, &params);
 

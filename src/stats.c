@@ -53,7 +53,6 @@ cp_stats_extra_wait(CpPoolStats *stats, CpTime wait)
 void
 cp_stats_checkin(CpPoolStats *stats, CpTime held)
 {
-	stats->checkins++;
 	stats->total_checkout_time += held;
 	stats->max_checkout_time = Max(stats->max_checkout_time, held);
 }

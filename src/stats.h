@@ -19,7 +19,6 @@ typedef struct CpPoolStats
 	int64		waited;			/* how many had to queue */
 	int64		total_wait_time;	/* of checkouts, timeouts and cancels */
 	int64		max_wait_time;
-	int64		checkins;
 	int64		total_checkout_time;
 	int64		max_checkout_time;
 	int64		connects;
