@@ -436,6 +436,19 @@ wait_in_queue(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 	}
 }
 
+/* Without a pool nothing is shared and no limit holds: say so, once. */
+static void
+warn_of_overflow(void)
+{
+	static bool warned = false;
+
+	if (!warned)
+		ereport(WARNING,
+				(errmsg("conpool has no place for another pool: connections are not shared"),
+				 errhint("Raise conpool.max_pools, or use fewer different connection strings.")));
+	warned = true;
+}
+
 static void
 find_pool(CpTarget *target)
 {
@@ -456,9 +469,12 @@ check_out(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 		lease->pool = c->pool = target->pool;
 		c->pool_generation = target->pool_generation;
 		c->held = cp_lease_count_in_pool(c->pool);
-		/* there may be a real pool for it next time */
 		if (target->pool == CP_OVERFLOW_POOL)
+		{
+			warn_of_overflow();
+			/* there may be a place for it next time */
 			target->pool = CP_NONE;
+		}
 		c->wants_permit = target->uncommitted || c->pool == CP_OVERFLOW_POOL;
 
 		grant = cp_pool_checkout(c);

@@ -10,6 +10,9 @@
 
 #include "pool_internal.h"
 
+/* a server's pool gives way only when unused for so long, in microseconds */
+#define DISUSE_TIME (10 * USECS_PER_SEC)
+
 static int
 find_pool(const CpPoolKey *key)
 {
@@ -31,13 +34,14 @@ is_quiet(const CpSharedPool *pool)
 
 /*
  * Looks for a pool that may be given up, with the registry locked: the one
- * unused for longest that is quiet and, if asked, empty.
+ * unused for longest, and at least since `unused_since`, that is quiet and, if
+ * asked, empty.
  */
 static int
-find_victim(CpPoolKind kind, bool empty)
+find_victim(CpPoolKind kind, bool empty, CpTime unused_since)
 {
 	int			victim = CP_NONE;
-	CpTime		oldest = CP_FOREVER;
+	CpTime		oldest = unused_since;
 
 	for (int p = CP_OVERFLOW_POOL + 1; p < cp_shared->max_pools; p++)
 	{
@@ -71,38 +75,40 @@ remove_pool(int p)
 }
 
 /*
- * Makes room in the registry, which is locked: an empty ad-hoc pool goes
- * first; else an idle one begins to close, for those who come later; else an
- * empty pool of a server.  CP_NONE: there is no place now.
+ * Makes room in the registry, which is locked.  An empty ad-hoc pool goes
+ * first, then an empty pool of a server.  Where all have connections there is
+ * no place now (CP_NONE), but *closing is set to a pool whose connections the
+ * caller is to close, for those who come later: an ad-hoc one, or one of a
+ * server that has not been used for a while and may have been dropped.
  */
 static int
-evict_pool(void)
+evict_pool(int *closing)
 {
-	int			victim = find_victim(CP_POOL_CONNINFO, true);
+	CpTime		now = cp_now();
+	int			victim = find_victim(CP_POOL_CONNINFO, true, CP_FOREVER);
 
-	if (victim != CP_NONE)
-		return remove_pool(victim) ? victim : CP_NONE;
-	victim = find_victim(CP_POOL_CONNINFO, false);
-	if (victim != CP_NONE)
+	if (victim == CP_NONE)
 	{
-		cp_pool_close_idle(victim);
-		return CP_NONE;
+		*closing = find_victim(CP_POOL_CONNINFO, false, CP_FOREVER);
+		if (*closing != CP_NONE)
+			return CP_NONE;
+		victim = find_victim(CP_POOL_SERVER, true, CP_FOREVER);
 	}
-	victim = find_victim(CP_POOL_SERVER, true);
 	if (victim != CP_NONE && remove_pool(victim))
 		return victim;
+	*closing = find_victim(CP_POOL_SERVER, false, now - DISUSE_TIME);
 	return CP_NONE;
 }
 
 static int
-unused_pool(void)
+unused_pool(int *closing)
 {
 	for (int p = CP_OVERFLOW_POOL + 1; p < cp_shared->max_pools; p++)
 	{
 		if (!cp_pools[p].in_use)
 			return p;
 	}
-	return evict_pool();
+	return evict_pool(closing);
 }
 
 static void
@@ -136,13 +142,14 @@ int
 cp_pool_find(const CpPoolKey *key, const char *name, const CpPoolOptions *options,
 			 uint64 *generation)
 {
+	int			closing = CP_NONE;
 	int			p;
 
 	LWLockAcquire(cp_shmem_registry_lock(), LW_EXCLUSIVE);
 	p = find_pool(key);
 	if (p == CP_NONE)
 	{
-		p = unused_pool();
+		p = unused_pool(&closing);
 		if (p != CP_NONE)
 			init_pool(p, key, options);
 	}
@@ -152,5 +159,7 @@ cp_pool_find(const CpPoolKey *key, const char *name, const CpPoolOptions *option
 		p = CP_OVERFLOW_POOL;
 	*generation = cp_pools[p].generation;
 	LWLockRelease(cp_shmem_registry_lock());
+	if (closing != CP_NONE)
+		cp_pool_close_idle(closing);
 	return p;
 }

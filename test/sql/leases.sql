@@ -120,6 +120,24 @@ COMMIT;
 DROP TABLE deferred;
 DROP FUNCTION use_lease;
 
+-- a lease runs one statement at a time: not another one while its rows are
+-- being read; a server's name means another connection then
+CREATE FUNCTION ask(target text) RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('SELECT conpool.exec(%s, ''SELECT 1'')', target);
+	RETURN true;
+END $$;
+CREATE DOMAIN asks_lease AS text CHECK (ask(VALUE));
+SELECT conpool.checkout('leases', 'session') AS lease \gset
+SELECT test.error_of(format('SELECT * FROM conpool.query(%s, ''SELECT $1'', ''%1$s'') AS t(a asks_lease)', :lease));
+SELECT a FROM conpool.query(:lease, 'SELECT ''''''leases''''''') AS t(a asks_lease);
+SELECT conpool.checkin(:lease);
+SET conpool.pool_mode = 'transaction';
+SELECT test.error_of('SELECT * FROM conpool.query(''leases'', ''SELECT ''''''''''''leases'''''''''''''') AS t(a asks_lease)');
+RESET conpool.pool_mode;
+DROP DOMAIN asks_lease;
+DROP FUNCTION ask;
+
 -- DISCARD ALL gives back what the session holds
 SELECT conpool.checkout('leases', 'session') AS lease \gset
 DISCARD ALL;

@@ -91,6 +91,12 @@ SET ROLE regress_bob;
 SELECT a.name AS inside, b.name AS outside FROM as_alice() a, who() b;
 SELECT role, scope FROM conpool.leases WHERE server = 'roles' ORDER BY role;
 COMMIT;
+BEGIN;
+SET ROLE regress_carol;
+SELECT pid AS carols FROM who() \gset
+SET ROLE regress_dave;
+SELECT pid = :carols AS same FROM who();
+COMMIT;
 RESET conpool.pool_mode;
 RESET ROLE;
 
