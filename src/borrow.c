@@ -24,10 +24,12 @@
 #include "message.h"
 #include "vault.h"
 
-/* the broker answers within this time or is not there (milliseconds) */
+/* the broker answers within this time or is not there, in milliseconds */
 #define VAULT_TIMEOUT 2000
 /* how long to wait ourselves for a remote's end of file (milliseconds) */
 #define EOF_TIMEOUT 200
+/* for the broker to take over a connection's end, however late it is */
+#define END_TIMEOUT 200
 
 /* ---- the broker --------------------------------------------------------- */
 
@@ -45,7 +47,7 @@ vault_request(const CpLease *lease, CpVaultOp op)
 
 /* Gives the broker a duplicate of the socket; the answer comes later. */
 static void
-donate(CpLease *lease, bool interruptible)
+donate(CpLease *lease, CpTime deadline, bool interruptible)
 {
 	CpVaultRequest request = vault_request(lease, CP_VAULT_DONATE);
 	CpVaultStatus status;
@@ -53,8 +55,7 @@ donate(CpLease *lease, bool interruptible)
 	/* from here on somebody else may have it, whatever goes wrong */
 	lease->remote->shared = true;
 	lease->donation = cp_vault_client_send(&request, PQsocket(lease->remote->conn),
-										   &lease->remote->greeting,
-										   cp_deadline(cp_now(), VAULT_TIMEOUT),
+										   &lease->remote->greeting, deadline,
 										   interruptible, &status);
 }
 
@@ -116,10 +117,10 @@ fetch(CpLease *lease, CpTime deadline)
 
 /*
  * The connection of a lease just granted, ready for use; false if it turns
- * out to be dead.
+ * out to be dead, or *late: there was no time left to fetch it.
  */
 static bool
-take_up(CpLease *lease, CpTime deadline)
+take_up(CpLease *lease, CpTime deadline, bool *late)
 {
 	CpRemote   *remote = cp_cache_take(lease->slot, lease->generation);
 
@@ -131,7 +132,10 @@ take_up(CpLease *lease, CpTime deadline)
 		remote = fetch(lease, deadline);
 		lease->usage.extra_wait += cp_now() - start;
 		if (remote == NULL)
+		{
+			*late = cp_now() >= deadline;
 			return false;
+		}
 	}
 	/* nothing may be there to read, whatever it is */
 	if (cp_remote_is_readable(remote))
@@ -161,10 +165,9 @@ holds_nothing(CpLease *lease)
 
 /* Asks the broker to await the end of a connection that we have given up. */
 static bool
-hand_over_end(CpLease *lease, int fd)
+hand_over_end(CpLease *lease, int fd, CpTime deadline)
 {
 	CpVaultRequest request = vault_request(lease, CP_VAULT_END);
-	CpTime		deadline = cp_deadline(cp_now(), VAULT_TIMEOUT);
 	CpVaultStatus status;
 	int			sock;
 
@@ -190,7 +193,7 @@ say_if_over(CpLease *lease, bool was_leak)
  * of file, and until then the slot counts.
  */
 static void
-end_it_ourselves(CpLease *lease)
+end_it_ourselves(CpLease *lease, CpTime deadline)
 {
 	int			fd = lease->remote ? cp_remote_end(lease->remote) : -1;
 
@@ -199,7 +202,8 @@ end_it_ourselves(CpLease *lease)
 		say_if_over(lease, cp_pool_add_usage(lease->slot, lease->generation, &lease->usage));
 	memset(&lease->usage, 0, sizeof(lease->usage));
 
-	if (fd >= 0 && hand_over_end(lease, fd))
+	deadline = Max(deadline, cp_deadline(cp_now(), END_TIMEOUT));
+	if (fd >= 0 && hand_over_end(lease, fd, deadline))
 		close(fd);
 	else
 	{
@@ -207,7 +211,7 @@ end_it_ourselves(CpLease *lease)
 			cp_remote_await_eof(fd, cp_deadline(cp_now(), EOF_TIMEOUT));
 		if (lease->connecting)
 			cp_pool_connect_ended(lease->slot, lease->generation);
-		else if (cp_pool_is_held_by(lease->slot, lease->generation, MyProcPid))
+		else
 		{
 			CpCheckin	c = {.slot = lease->slot,.generation = lease->generation,
 			.disposition = CP_CHECKIN_ENDED};
@@ -216,6 +220,13 @@ end_it_ourselves(CpLease *lease)
 		}
 	}
 	holds_nothing(lease);
+}
+
+/* The same for an attempt to connect that has failed. */
+static void
+give_up(CpLease *lease)
+{
+	end_it_ourselves(lease, cp_deadline(cp_now(), VAULT_TIMEOUT));
 }
 
 /* ---- connecting --------------------------------------------------------- */
@@ -242,14 +253,14 @@ throw_connect_error(CpLease *lease, CpTarget *target)
 	{
 		if (sqlstate == 0)
 			sqlstate = ERRCODE_INVALID_PASSWORD;
-		end_it_ourselves(lease);
+		give_up(lease);
 		ereport(ERROR,
 				(errcode(sqlstate),
 				 errmsg("could not log in for pool \"%s\"", target->name),
 				 errdetail_internal("%s", message),
 				 errhint("Check user and password of the user mapping or connection string.")));
 	}
-	end_it_ourselves(lease);
+	give_up(lease);
 	ereport(ERROR,
 			(errcode(CP_ERRCODE_UNREACHABLE),
 			 errmsg("could not connect for pool \"%s\"", target->name),
@@ -280,10 +291,10 @@ throw_connect_timeout(CpLease *lease, CpTarget *target, bool checkout_timed_out)
 	{
 		cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_TIMEOUT,
 							  lease->requested_at);
-		end_it_ourselves(lease);
+		give_up(lease);
 		throw_checkout_timeout(lease, target);
 	}
-	end_it_ourselves(lease);
+	give_up(lease);
 	ereport(ERROR,
 			(errcode(CP_ERRCODE_UNREACHABLE),
 			 errmsg("could not connect for pool \"%s\": timeout", target->name),
@@ -303,7 +314,7 @@ check_password_used(CpLease *lease, CpTarget *target)
 		return;
 	cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_CONNECT,
 						  lease->requested_at);
-	end_it_ourselves(lease);
+	give_up(lease);
 	ereport(ERROR,
 			(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
 			 errmsg("password is required"),
@@ -380,7 +391,7 @@ open_connection(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline
 	lease->generation = cp_pool_connected(c, &info);
 	lease->connecting = false;
 	if (!lease->unshared)
-		donate(lease, true);
+		donate(lease, cp_deadline(cp_now(), VAULT_TIMEOUT), true);
 	warn_if_no_broker();
 }
 
@@ -535,6 +546,7 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 	for (;;)
 	{
 		CpGrant		grant = check_out(lease, &c, target, deadline);
+		bool		late = false;
 
 		lease->slot = c.slot;
 		lease->generation = c.generation;
@@ -544,9 +556,14 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 			open_connection(lease, &c, target, deadline);
 			break;
 		}
-		if (take_up(lease, deadline))
+		if (take_up(lease, deadline, &late))
 			break;
 		lease->slot = CP_NONE;
+		if (late)
+		{
+			cp_pool_give_up(&c);
+			throw_checkout_timeout(lease, target);
+		}
 		cp_pool_discard(&c);
 		c.again = true;
 	}
@@ -612,16 +629,16 @@ tell_pool(CpLease *lease, CpDisposition disposition, bool in_transaction)
  * none of what the last one had: sees to it that it has, if it is worth it.
  */
 static bool
-settle_donation(CpLease *lease, CpDisposition disposition)
+settle_donation(CpLease *lease, CpDisposition disposition, CpTime deadline)
 {
-	await_answer(lease, cp_deadline(cp_now(), VAULT_TIMEOUT));
+	await_answer(lease, deadline);
 	if (cp_pool_is_donated(lease->slot, lease->generation))
 		return true;
 	if (disposition == CP_CHECKIN_CLOSE || lease->remote == NULL ||
 		cp_shmem_broker_epoch() == 0)
 		return false;
-	donate(lease, false);
-	await_answer(lease, cp_deadline(cp_now(), VAULT_TIMEOUT));
+	donate(lease, deadline, false);
+	await_answer(lease, deadline);
 	return cp_pool_is_donated(lease->slot, lease->generation);
 }
 
@@ -640,12 +657,13 @@ may_keep(const CpLease *lease, CpDisposition disposition)
 
 /* Gives the lease's connection to the pool; false if that is not possible. */
 static bool
-give_to_pool(CpLease *lease, CpDisposition disposition, bool in_transaction)
+give_to_pool(CpLease *lease, CpDisposition disposition, bool in_transaction,
+			 CpTime deadline)
 {
 	CpRemote   *remote = lease->remote;
 
 	if (!tell_pool(lease, disposition, in_transaction) &&
-		!(settle_donation(lease, disposition) &&
+		!(settle_donation(lease, disposition, deadline) &&
 		  tell_pool(lease, disposition, in_transaction)))
 		return false;
 	if (remote != NULL)
@@ -660,7 +678,7 @@ give_to_pool(CpLease *lease, CpDisposition disposition, bool in_transaction)
 }
 
 void
-cp_borrow_return(CpLease *lease)
+cp_borrow_return(CpLease *lease, CpTime deadline)
 {
 	CpDisposition disposition;
 	bool		open_transaction;
@@ -672,16 +690,16 @@ cp_borrow_return(CpLease *lease)
 	if (disposition == CP_CHECKIN_CLOSE && !lease->listened)
 		lease->usage.discarded = 1;
 
-	if (lease->unshared || !give_to_pool(lease, disposition, open_transaction))
-		end_it_ourselves(lease);
+	if (lease->unshared || !give_to_pool(lease, disposition, open_transaction, deadline))
+		end_it_ourselves(lease, deadline);
 
 	if (open_transaction)
 		ereport(WARNING,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("a transaction left open on pool \"%s\" was rolled back",
 						lease->pool_name),
-				 errhint("Scope \"statement\" ends with the statement, \"transaction\" with the local "
-						 "transaction, \"session\" with conpool.checkin(); to run a remote "
+				 errhint("Scope \"statement\" ends with the statement, \"transaction\" with the "
+						 "local transaction, \"session\" with conpool.checkin(); to run a remote "
 						 "transaction, take a lease with conpool.checkout() and end it there.")));
 }
 
@@ -694,7 +712,7 @@ cp_borrow_abort(CpLease *lease, CpTime deadline)
 	{
 		cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_CANCEL,
 							  lease->requested_at);
-		end_it_ourselves(lease);
+		end_it_ourselves(lease, deadline);
 		return;
 	}
 	if (!lease->busy)
@@ -708,5 +726,5 @@ cp_borrow_abort(CpLease *lease, CpTime deadline)
 		cp_pool_statement_ends(lease->slot);
 	}
 	else
-		cp_borrow_return(lease);
+		cp_borrow_return(lease, deadline);
 }

@@ -20,10 +20,10 @@ extern void cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline);
 
 /*
  * Gives the connection back: clean, for reset, or ended if it is in doubt.
- * Does not throw and waits no longer than for the broker's answer.  The lease
- * holds nothing afterwards.
+ * Does not throw.  Waits for the broker's answer, if need be, until about the
+ * deadline.  The lease holds nothing afterwards.
  */
-extern void cp_borrow_return(CpLease *lease);
+extern void cp_borrow_return(CpLease *lease, CpTime deadline);
 
 /*
  * Brings whatever the lease was in the middle of to an end: leaves the queue,

@@ -62,11 +62,18 @@ new_lease(const CpTarget *target, CpScope scope, bool is_explicit)
 	return lease;
 }
 
+/* By when what is given back, or stopped, must be at rest. */
+static CpTime
+abort_deadline(void)
+{
+	return exit_deadline != 0 ? exit_deadline : cp_deadline(cp_now(), ABORT_TIMEOUT);
+}
+
 /* Gives back what it holds, and forgets it. */
 static void
 end_lease(CpLease *lease)
 {
-	cp_borrow_return(lease);
+	cp_borrow_return(lease, abort_deadline());
 	dlist_delete(&lease->node);
 	if (spare == NULL)
 		spare = lease;
@@ -91,12 +98,6 @@ cp_lease_count_in_pool(int pool)
 }
 
 /* ---- the end of transactions -------------------------------------------- */
-
-static CpTime
-abort_deadline(void)
-{
-	return exit_deadline != 0 ? exit_deadline : cp_deadline(cp_now(), ABORT_TIMEOUT);
-}
 
 /*
  * Brings to rest what was interrupted at this transaction nesting level or
@@ -419,5 +420,5 @@ void
 cp_lease_lost(CpLease *lease)
 {
 	lease->busy = true;			/* it never came to an end: in doubt */
-	cp_borrow_return(lease);
+	cp_borrow_return(lease, abort_deadline());
 }

@@ -462,6 +462,18 @@ cp_pool_granted(CpCheckout *c)
 	return take_grant(c);
 }
 
+/* A connection was granted and not used.  The broker may have ended meanwhile. */
+static void
+take_back(int p, int i, CpTime wait, CpAftermath *after)
+{
+	cp_stats_undo_checkout(&cp_pools[p].stats, wait);
+	cp_slots[i].uses--;
+	if (cp_slot_is_donated(&cp_slots[i]))
+		cp_slot_set_state(i, CP_SLOT_IDLE);
+	else
+		cp_slot_free(i, after);
+}
+
 void
 cp_pool_leave_queue(CpLeave why)
 {
@@ -481,11 +493,7 @@ cp_pool_leave_queue(CpLeave why)
 	else if (w->state == CP_WAITER_GRANTED_PERMIT)
 		cp_slot_free(w->slot, &after);
 	else
-	{
-		cp_stats_undo_checkout(&pool->stats, w->wait);
-		cp_slots[w->slot].uses--;
-		cp_slot_set_state(w->slot, CP_SLOT_IDLE);
-	}
+		take_back(p, w->slot, w->wait, &after);
 	w->state = CP_WAITER_NONE;
 	if (why == CP_LEAVE_TIMEOUT)
 		cp_stats_timeout(&pool->stats, cp_now() - w->since);
@@ -585,6 +593,20 @@ cp_pool_discard(CpCheckout *c)
 	cp_pool_unlock(c->pool, &after);
 }
 
+void
+cp_pool_give_up(CpCheckout *c)
+{
+	CpAftermath	after = {0};
+	int			p = cp_pool_lock_of(c->slot, c->generation);
+
+	if (p == CP_NONE)
+		return;
+	take_back(p, c->slot, c->wait, &after);
+	cp_stats_timeout(&cp_pools[p].stats, cp_now() - c->since);
+	cp_pool_dispatch(p, &after, NULL);
+	cp_pool_unlock(p, &after);
+}
+
 /* ---- checkin ------------------------------------------------------------ */
 
 static void
@@ -636,13 +658,19 @@ bool
 cp_pool_checkin(CpCheckin *c)
 {
 	CpSharedSlot *slot = &cp_slots[c->slot];
-	int			p = slot->pool;
-	CpSharedPool *pool = &cp_pools[p];
+	CpSharedPool *pool;
 	CpAftermath	after = {0};
+	int			p = cp_pool_lock_of(c->slot, c->generation);
 
-	cp_pool_lock(p);
-	Assert(slot->state == CP_SLOT_LEASED && slot->generation == c->generation);
+	if (p == CP_NONE)
+	{
+		/* the broker was late with its answer, but awaits the end after all */
+		Assert(c->disposition == CP_CHECKIN_ENDED);
+		return true;
+	}
+	Assert(slot->state == CP_SLOT_LEASED);
 	Assert(slot->holder_proc == cp_shmem_my_proc());
+	pool = &cp_pools[p];
 	if (c->disposition != CP_CHECKIN_ENDED && !cp_slot_is_donated(slot))
 	{
 		LWLockRelease(cp_shmem_pool_lock(p));

@@ -111,6 +111,12 @@ extern void cp_pool_connect_ended(int slot, uint64 generation);
  */
 extern void cp_pool_discard(CpCheckout *c);
 
+/*
+ * A granted connection could not be taken up in time: LEASED -> IDLE, and the
+ * checkout counts as timed out.
+ */
+extern void cp_pool_give_up(CpCheckout *c);
+
 /* ---- checkin ---- */
 
 typedef enum CpDisposition
