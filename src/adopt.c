@@ -70,7 +70,7 @@ neutral_value(const PQconninfoOption *option)
 static bool
 append_option(char *conninfo, size_t size, const char *keyword, const char *value)
 {
-	size_t		len = strlen(conninfo);
+	size_t len = strlen(conninfo);
 	const char *p;
 
 	len += snprintf(conninfo + len, size - len, "%s='", keyword);
@@ -112,9 +112,9 @@ append_address(char *conninfo, size_t size)
 static bool
 append_neutral_options(char *conninfo, size_t size)
 {
-	PQconninfoOption	   *defaults = PQconndefaults();
+	PQconninfoOption *defaults = PQconndefaults();
 	const PQconninfoOption *option;
-	bool					ok = defaults != NULL;
+	bool ok = defaults != NULL;
 
 	for (option = defaults; ok && option->keyword != NULL; option++)
 	{
@@ -160,9 +160,9 @@ static PGconn *
 connect_to_self(void)
 {
 	const char *service = getenv("PGSERVICE");
-	char	   *hidden = NULL;
+	char *hidden = NULL;
 	const char *conninfo;
-	PGconn	   *conn = NULL;
+	PGconn *conn = NULL;
 
 	if (service != NULL)
 	{
@@ -206,8 +206,8 @@ static bool
 greet(PGconn *conn, int listener, const CpGreeting *greeting)
 {
 	PostgresPollingStatusType state = PGRES_POLLING_READING;
-	int						  peer = accept_self(listener);
-	int						  i;
+	int peer = accept_self(listener);
+	int i;
 
 	if (peer < 0)
 		return false;
@@ -222,8 +222,8 @@ greet(PGconn *conn, int listener, const CpGreeting *greeting)
 PGconn *
 cp_adopt(int fd, const CpGreeting *greeting, const char **error)
 {
-	char	path[MAXPGPATH];
-	int		listener;
+	char path[MAXPGPATH];
+	int listener;
 	PGconn *conn;
 
 	/* relative to the data directory, which every server process is in */

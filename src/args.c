@@ -23,16 +23,16 @@
 /* How values of one type travel. */
 typedef struct ArgType
 {
-	Oid		 type;	/* as declared here; InvalidOid = not known yet */
-	Oid		 sent;	/* what the remote is told, 0 = nothing */
-	int		 needs; /* CP_CONVERT_* */
+	Oid type;  /* as declared here; InvalidOid = not known yet */
+	Oid sent;  /* what the remote is told, 0 = nothing */
+	int needs; /* CP_CONVERT_* */
 	FmgrInfo output;
 } ArgType;
 
 /* in fn_extra: one per argument, or one for the elements of a VARIADIC array */
 typedef struct ArgTypes
 {
-	int		count;
+	int count;
 	ArgType types[FLEXIBLE_ARRAY_MEMBER];
 } ArgTypes;
 
@@ -61,7 +61,7 @@ sent_type(Oid type)
 static void
 look_up(ArgType *arg, Oid type, MemoryContext context)
 {
-	Oid	 output;
+	Oid output;
 	bool is_varlena;
 
 	if (arg->type == type)
@@ -118,15 +118,15 @@ set_param(CpParams *params, int i, ArgType *arg, Datum value, bool is_null)
 static void
 expand_variadic(FmgrInfo *flinfo, ArrayType *array, CpParams *params)
 {
-	Oid		 type = ARR_ELEMTYPE(array);
+	Oid type = ARR_ELEMTYPE(array);
 	ArgType *arg = arg_types(flinfo, 1)->types;
-	Datum	*values;
-	bool	*nulls;
-	int		 count;
-	int		 nest_level;
-	int16	 typlen;
-	bool	 typbyval;
-	char	 typalign;
+	Datum *values;
+	bool *nulls;
+	int count;
+	int nest_level;
+	int16 typlen;
+	bool typbyval;
+	char typalign;
 
 	get_typlenbyvalalign(type, &typlen, &typbyval, &typalign);
 	deconstruct_array(array, type, typlen, typbyval, typalign, &values, &nulls, &count);
@@ -143,10 +143,10 @@ expand_variadic(FmgrInfo *flinfo, ArrayType *array, CpParams *params)
 static void
 take_each(FunctionCallInfo fcinfo, int first, CpParams *params)
 {
-	int		 count = PG_NARGS() - first;
+	int count = PG_NARGS() - first;
 	ArgType *types = arg_types(fcinfo->flinfo, count)->types;
-	int		 needs = 0;
-	int		 nest_level;
+	int needs = 0;
+	int nest_level;
 
 	allocate(params, count);
 	for (int i = 0; i < count; i++)

@@ -94,11 +94,11 @@ fetch(CpLease *lease, CpTime deadline)
 {
 	CpVaultRequest request = vault_request(lease, CP_VAULT_FETCH);
 	CpVaultStatus status;
-	CpGreeting	greeting;
-	CpRemote   *remote = NULL;
+	CpGreeting greeting;
+	CpRemote *remote = NULL;
 	const char *error;
-	int			fd = -1;
-	int			sock;
+	int fd = -1;
+	int sock;
 
 	deadline = cp_earlier(deadline, cp_deadline(cp_now(), VAULT_TIMEOUT));
 	sock = cp_vault_client_send(&request, -1, NULL, deadline, true, &status);
@@ -122,11 +122,11 @@ fetch(CpLease *lease, CpTime deadline)
 static bool
 take_up(CpLease *lease, CpTime deadline, bool *late)
 {
-	CpRemote   *remote = cp_cache_take(lease->slot, lease->generation);
+	CpRemote *remote = cp_cache_take(lease->slot, lease->generation);
 
 	if (remote == NULL)
 	{
-		CpTime		start = cp_now();
+		CpTime start = cp_now();
 
 		cp_cache_drop_stale();
 		remote = fetch(lease, deadline);
@@ -169,7 +169,7 @@ hand_over_end(CpLease *lease, int fd, CpTime deadline)
 {
 	CpVaultRequest request = vault_request(lease, CP_VAULT_END);
 	CpVaultStatus status;
-	int			sock;
+	int sock;
 
 	if (request.epoch == 0)
 		return false;
@@ -195,7 +195,7 @@ say_if_over(CpLease *lease, bool was_leak)
 static void
 end_it_ourselves(CpLease *lease, CpTime deadline)
 {
-	int			fd = lease->remote ? cp_remote_end(lease->remote) : -1;
+	int fd = lease->remote ? cp_remote_end(lease->remote) : -1;
 
 	lease->remote = NULL;
 	if (!lease->connecting)
@@ -213,8 +213,11 @@ end_it_ourselves(CpLease *lease, CpTime deadline)
 			cp_pool_connect_ended(lease->slot, lease->generation);
 		else
 		{
-			CpCheckin	c = {.slot = lease->slot,.generation = lease->generation,
-			.disposition = CP_CHECKIN_ENDED};
+			CpCheckin c = {
+				.slot = lease->slot,
+				.generation = lease->generation,
+				.disposition = CP_CHECKIN_ENDED,
+			};
 
 			cp_pool_checkin(&c);
 		}
@@ -242,10 +245,10 @@ is_authentication_failure(const CpRemote *remote, int sqlstate)
 static void
 throw_connect_error(CpLease *lease, CpTarget *target)
 {
-	CpRemote   *remote = lease->remote;
+	CpRemote *remote = lease->remote;
 	const char *raw = PQerrorMessage(remote->conn);
-	int			sqlstate;
-	char	   *message = cp_message_of_connect(raw, &sqlstate);
+	int sqlstate;
+	char *message = cp_message_of_connect(raw, &sqlstate);
 
 	cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_CONNECT,
 						  lease->requested_at);
@@ -265,14 +268,14 @@ throw_connect_error(CpLease *lease, CpTarget *target)
 			(errcode(CP_ERRCODE_UNREACHABLE),
 			 errmsg("could not connect for pool \"%s\"", target->name),
 			 sqlstate == 0 ? errdetail_internal("%s", message) :
-			 errdetail("%s (SQLSTATE %s)", message, unpack_sql_state(sqlstate))));
+							 errdetail("%s (SQLSTATE %s)", message, unpack_sql_state(sqlstate))));
 }
 
 static void
 throw_checkout_timeout(CpLease *lease, CpTarget *target)
 {
-	int			pool = lease->pool;
-	char	   *detail = cp_pool_describe(pool);
+	int pool = lease->pool;
+	char *detail = cp_pool_describe(pool);
 
 	ereport(ERROR,
 			(errcode(CP_ERRCODE_NO_CONNECTION),
@@ -319,7 +322,8 @@ check_password_used(CpLease *lease, CpTarget *target)
 			(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
 			 errmsg("password is required"),
 			 errdetail("Non-superusers cannot connect for pool \"%s\" if the remote server does "
-					   "not request a password.", target->name),
+					   "not request a password.",
+					   target->name),
 			 errhint("The remote server's authentication method must be changed, or a superuser "
 					 "may set password_required 'false' on the user mapping.")));
 }
@@ -345,7 +349,7 @@ static CpRemote *
 start_connect(const CpTarget *target)
 {
 	const char *error;
-	CpRemote   *remote = cp_remote_start(target->keywords, target->values, &error);
+	CpRemote *remote = cp_remote_start(target->keywords, target->values, &error);
 
 	if (remote == NULL)
 	{
@@ -365,11 +369,11 @@ start_connect(const CpTarget *target)
 static void
 open_connection(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 {
-	CpTime		start = cp_now();
-	CpTime		limit = cp_earlier(deadline, cp_deadline(start, target->options.connect_timeout));
+	CpTime start = cp_now();
+	CpTime limit = cp_earlier(deadline, cp_deadline(start, target->options.connect_timeout));
 	CpConnectStatus status;
 	CpConnected info = {0};
-	char		address[CP_ADDRESS_LEN];
+	char address[CP_ADDRESS_LEN];
 
 	lease->remote = start_connect(target);
 	status = cp_remote_finish_connect(lease->remote, limit);
@@ -400,7 +404,7 @@ open_connection(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline
 static void
 throw_queue_full(CpLease *lease, CpTarget *target)
 {
-	char	   *detail = cp_pool_describe(lease->pool);
+	char *detail = cp_pool_describe(lease->pool);
 
 	ereport(ERROR,
 			(errcode(CP_ERRCODE_NO_CONNECTION),
@@ -413,7 +417,7 @@ throw_queue_full(CpLease *lease, CpTarget *target)
 static void
 throw_self_deadlock(CpLease *lease, CpTarget *target)
 {
-	char	   *detail = cp_pool_describe(lease->pool);
+	char *detail = cp_pool_describe(lease->pool);
 
 	ereport(ERROR,
 			(errcode(CP_ERRCODE_DEADLOCK),
@@ -429,8 +433,8 @@ wait_in_queue(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 {
 	for (;;)
 	{
-		long		timeout = cp_timeout_ms(deadline);
-		CpGrant		grant = cp_pool_granted(c);
+		long timeout = cp_timeout_ms(deadline);
+		CpGrant grant = cp_pool_granted(c);
 
 		if (grant != CP_GRANT_QUEUED)
 			return grant;
@@ -474,7 +478,7 @@ check_out(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 {
 	for (;;)
 	{
-		CpGrant		grant;
+		CpGrant grant;
 
 		find_pool(target);
 		lease->pool = c->pool = target->pool;
@@ -532,7 +536,7 @@ statement_to_show(void)
 void
 cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 {
-	CpCheckout	c = {0};
+	CpCheckout c = {0};
 
 	c.options = &target->options;
 	c.fingerprint = target->fingerprint;
@@ -545,8 +549,8 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 
 	for (;;)
 	{
-		CpGrant		grant = check_out(lease, &c, target, deadline);
-		bool		late = false;
+		CpGrant grant = check_out(lease, &c, target, deadline);
+		bool late = false;
 
 		lease->slot = c.slot;
 		lease->generation = c.generation;
@@ -613,11 +617,15 @@ has_open_transaction(const CpLease *lease)
 static bool
 tell_pool(CpLease *lease, CpDisposition disposition, bool in_transaction)
 {
-	CpCheckin	c = {.slot = lease->slot,.generation = lease->generation,
-	.disposition = disposition,.in_transaction = in_transaction};
+	CpCheckin c = {
+		.slot = lease->slot,
+		.generation = lease->generation,
+		.disposition = disposition,
+		.in_transaction = in_transaction,
+		.mid_protocol = lease->busy,
+		.usage = lease->usage,
+	};
 
-	c.usage = lease->usage;
-	c.mid_protocol = lease->busy;
 	if (!cp_pool_checkin(&c))
 		return false;
 	say_if_over(lease, c.was_leak);
@@ -660,7 +668,7 @@ static bool
 give_to_pool(CpLease *lease, CpDisposition disposition, bool in_transaction,
 			 CpTime deadline)
 {
-	CpRemote   *remote = lease->remote;
+	CpRemote *remote = lease->remote;
 
 	if (!tell_pool(lease, disposition, in_transaction) &&
 		!(settle_donation(lease, disposition, deadline) &&
@@ -681,7 +689,7 @@ void
 cp_borrow_return(CpLease *lease, CpTime deadline)
 {
 	CpDisposition disposition;
-	bool		open_transaction;
+	bool open_transaction;
 
 	if (lease->slot == CP_NONE)
 		return;

@@ -36,4 +36,4 @@ extern void cp_borrow_abort(CpLease *lease, CpTime deadline);
 /* Reads the broker's answer to a donation if it has come; cheap. */
 extern void cp_borrow_look_for_answer(CpLease *lease);
 
-#endif							/* CP_BORROW_H */
+#endif /* CP_BORROW_H */

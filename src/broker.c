@@ -52,7 +52,7 @@
 
 typedef enum SourceKind
 {
-	SOURCE_INTERNAL,			/* latch or postmaster death */
+	SOURCE_INTERNAL, /* latch or postmaster death */
 	SOURCE_LISTENER,
 	SOURCE_CLIENT,
 	SOURCE_SLOT
@@ -61,18 +61,18 @@ typedef enum SourceKind
 /* What stands at a position of the wait event set. */
 typedef struct Source
 {
-	SourceKind	kind;
-	int			index;			/* of the client or slot */
+	SourceKind kind;
+	int index; /* of the client or slot */
 } Source;
 
 static uint64 epoch = 0;
-static int	listener = -1;
-static bool listening = true;	/* false after running out of descriptors */
+static int listener = -1;
+static bool listening = true; /* false after running out of descriptors */
 static CpTime next_tick = 0;
 static MemoryContext tick_context;
 
 static CpVaultClient *clients[MAX_CLIENTS];
-static int	client_count = 0;
+static int client_count = 0;
 
 static WaitEventSet *wait_set = NULL;
 static Source *sources = NULL;
@@ -106,7 +106,7 @@ static CpVaultStatus
 serve_end(CpVaultClient *client)
 {
 	const CpVaultRequest *request = &client->request;
-	uint64		generation = cp_pool_ending(request->slot, request->generation, client->pid);
+	uint64 generation = cp_pool_ending(request->slot, request->generation, client->pid);
 
 	if (generation == 0)
 		return CP_VAULT_REFUSED;
@@ -135,7 +135,7 @@ serve(CpVaultClient *client)
 {
 	const CpVaultRequest *request = &client->request;
 	CpVaultStatus status = CP_VAULT_REFUSED;
-	int			fd = -1;
+	int fd = -1;
 	const CpGreeting *greeting = NULL;
 
 	if (request->epoch == epoch && client->pid > 0 &&
@@ -179,7 +179,7 @@ read_client(int index)
 static int
 place_for_client(void)
 {
-	int			oldest = 0;
+	int oldest = 0;
 
 	for (int i = 0; i < MAX_CLIENTS; i++)
 	{
@@ -198,9 +198,9 @@ accept_clients(void)
 {
 	for (int i = 0; i < MAX_ACCEPTS; i++)
 	{
-		bool		refused = false;
+		bool refused = false;
 		CpVaultClient *client;
-		int			index;
+		int index;
 
 		errno = 0;
 		client = cp_vault_server_accept(listener, &refused);
@@ -226,7 +226,7 @@ accept_clients(void)
 static CpTime
 expire_clients(CpTime now)
 {
-	CpTime		next = CP_FOREVER;
+	CpTime next = CP_FOREVER;
 
 	for (int i = 0; i < MAX_CLIENTS && client_count > 0; i++)
 	{
@@ -250,9 +250,9 @@ expire_clients(CpTime now)
 static bool
 server_is_stopping(void)
 {
-	char		line[MAXPGPATH];
-	bool		stopping = false;
-	FILE	   *file = AllocateFile("postmaster.pid", "r");
+	char line[MAXPGPATH];
+	bool stopping = false;
+	FILE *file = AllocateFile("postmaster.pid", "r");
 
 	if (file == NULL)
 		return false;
@@ -283,7 +283,7 @@ tick(void)
 static void
 take_tasks(void)
 {
-	CpTask		task;
+	CpTask task;
 
 	while (cp_pool_next_task(&task))
 		cp_keep_begin(&task);
@@ -294,18 +294,18 @@ take_tasks(void)
 static void
 watch(SourceKind kind, int index, uint32 events, pgsocket fd)
 {
-	Latch	   *latch = events == WL_LATCH_SET ? MyLatch : NULL;
-	int			position = AddWaitEventToSet(wait_set, events, fd, latch, NULL);
+	Latch *latch = events == WL_LATCH_SET ? MyLatch : NULL;
+	int position = AddWaitEventToSet(wait_set, events, fd, latch, NULL);
 
-	sources[position] = (Source) {kind, index};
+	sources[position] = (Source){kind, index};
 }
 
 /* An event cannot be taken out of a set: it is made anew when one is to go. */
 static void
 build_wait_set(void)
 {
-	uint64		changes;
-	int			size = 3 + client_count + cp_keep_watched(&changes);
+	uint64 changes;
+	int size = 3 + client_count + cp_keep_watched(&changes);
 
 	if (wait_set && !wait_set_stale && changes == watched_changes)
 		return;
@@ -328,8 +328,8 @@ build_wait_set(void)
 	}
 	for (int i = 0; i < cp_shared->max_slots; i++)
 	{
-		pgsocket	fd;
-		uint32		events = cp_keep_events(i, &fd);
+		pgsocket fd;
+		uint32 events = cp_keep_events(i, &fd);
 
 		if (events != 0)
 			watch(SOURCE_SLOT, i, events, fd);
@@ -342,7 +342,7 @@ build_wait_set(void)
 static void
 handle_event(const WaitEvent *event)
 {
-	Source		source = sources[event->pos];
+	Source source = sources[event->pos];
 
 	switch (source.kind)
 	{
@@ -364,8 +364,8 @@ handle_event(const WaitEvent *event)
 static void
 wait_for_events(CpTime deadline)
 {
-	WaitEvent	events[MAX_EVENTS];
-	int			n;
+	WaitEvent events[MAX_EVENTS];
+	int n;
 
 	build_wait_set();
 	n = WaitEventSetWait(wait_set, cp_timeout_ms(deadline), events, MAX_EVENTS, CP_WAIT_EVENT);
@@ -391,8 +391,8 @@ serve_signals(void)
 static void
 turn(void)
 {
-	CpTime		now = cp_now();
-	CpTime		deadline;
+	CpTime now = cp_now();
+	CpTime deadline;
 
 	serve_signals();
 	if (now >= next_tick)
@@ -444,7 +444,7 @@ static void
 raise_descriptor_limit(void)
 {
 	struct rlimit limit;
-	rlim_t		wanted;
+	rlim_t wanted;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
 		return;
@@ -469,7 +469,7 @@ raise_descriptor_limit(void)
 static void
 broker_exit(int code, Datum arg)
 {
-	CpTask		task;
+	CpTask task;
 
 	LWLockReleaseAll();
 	if (listener >= 0)

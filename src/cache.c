@@ -19,15 +19,15 @@
 
 typedef struct Adopted
 {
-	dlist_node	node;
-	int			slot;
-	CpRemote   *remote;
+	dlist_node node;
+	int slot;
+	CpRemote *remote;
 } Adopted;
 
 /* most recently used first */
 static dlist_head adopted = DLIST_STATIC_INIT(adopted);
-static int	adopted_count = 0;
-static int	last_slot = CP_NONE;
+static int adopted_count = 0;
+static int last_slot = CP_NONE;
 
 /* by slot */
 static Adopted **by_slot = NULL;
@@ -51,7 +51,7 @@ init(void)
 static CpRemote *
 take_out(Adopted *entry)
 {
-	CpRemote   *remote = entry->remote;
+	CpRemote *remote = entry->remote;
 
 	dlist_delete(&entry->node);
 	adopted_count--;
@@ -67,7 +67,7 @@ take_out(Adopted *entry)
 static Adopted *
 new_entry(void)
 {
-	Adopted    *entry = spare;
+	Adopted *entry = spare;
 
 	spare = NULL;
 	if (entry == NULL)
@@ -79,8 +79,8 @@ new_entry(void)
 CpRemote *
 cp_cache_take(int slot, uint64 generation)
 {
-	bool		current;
-	CpRemote   *remote;
+	bool current;
+	CpRemote *remote;
 
 	init();
 	if (by_slot[slot] == NULL)
@@ -96,7 +96,7 @@ cp_cache_take(int slot, uint64 generation)
 void
 cp_cache_keep(int slot, uint64 generation, CpRemote *remote)
 {
-	Adopted    *entry;
+	Adopted *entry;
 
 	Assert(generations != NULL);
 	if (by_slot[slot] != NULL)
@@ -125,7 +125,7 @@ drop(bool stale_only)
 
 	dlist_foreach_modify(iter, &adopted)
 	{
-		Adopted    *entry = dlist_container(Adopted, node, iter.cur);
+		Adopted *entry = dlist_container(Adopted, node, iter.cur);
 
 		if (!stale_only || cp_pool_generation(entry->slot) != generations[entry->slot])
 			cp_remote_let_go(take_out(entry));

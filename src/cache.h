@@ -23,6 +23,6 @@ extern void cp_cache_drop_all(void);
 
 /* For cp_pool_checkout: generations by slot, 0 = none; the slot used last. */
 extern uint64 *cp_cache_generations(void);
-extern int	cp_cache_last(void);
+extern int cp_cache_last(void);
 
-#endif							/* CP_CACHE_H */
+#endif /* CP_CACHE_H */

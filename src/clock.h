@@ -50,7 +50,7 @@ cp_earlier(CpTime a, CpTime b)
 static inline long
 cp_timeout_ms(CpTime deadline)
 {
-	CpTime		left;
+	CpTime left;
 
 	if (deadline == CP_FOREVER)
 		return -1;
@@ -67,4 +67,4 @@ cp_wall_clock(CpTime t)
 	return GetCurrentTimestamp() - (cp_now() - t);
 }
 
-#endif							/* CP_CLOCK_H */
+#endif /* CP_CLOCK_H */

@@ -39,4 +39,4 @@
 /* custom wait events, by name, come with a later issue */
 #define CP_WAIT_EVENT PG_WAIT_EXTENSION
 
-#endif							/* CP_COMPAT_H */
+#endif /* CP_COMPAT_H */

@@ -44,15 +44,15 @@ static const char *const defaults[][2] = {
 typedef struct Secret
 {
 	MemoryContextCallback callback;
-	size_t				  size;
-	char				  text[FLEXIBLE_ARRAY_MEMBER];
+	size_t size;
+	char text[FLEXIBLE_ARRAY_MEMBER];
 } Secret;
 
 /* An HMAC in the making. */
 typedef struct Digest
 {
 	pg_hmac_ctx *hmac;
-	bool		 failed;
+	bool failed;
 } Digest;
 
 /* ---- what libpq has ---- */
@@ -79,7 +79,7 @@ static int
 count_options(void)
 {
 	const PQconninfoOption *options = libpq_options();
-	int						n = 0;
+	int n = 0;
 
 	while (options[n].keyword)
 		n++;
@@ -114,7 +114,7 @@ cp_conninfo_keyword(int i)
 CpConninfoPlace
 cp_conninfo_place(const char *keyword)
 {
-	int			i = option_index(keyword);
+	int i = option_index(keyword);
 	const char *display;
 
 	if (i == CP_NONE)
@@ -143,7 +143,7 @@ wipe_secret(void *arg)
 char *
 cp_conninfo_copy_secret(MemoryContext context, const char *text)
 {
-	size_t	size = strlen(text) + 1;
+	size_t size = strlen(text) + 1;
 	Secret *secret = MemoryContextAlloc(context, offsetof(Secret, text) + size);
 
 	memcpy(secret->text, text, size);
@@ -280,7 +280,7 @@ static void
 add_startup_options(CpConninfo *info)
 {
 	const char *own = cp_conninfo_get(info, "options");
-	char	   *options;
+	char *options;
 
 	/* the user's come last, so that they win */
 	options = own ? psprintf("%s %s", FIXED_OPTIONS, own) : pstrdup(FIXED_OPTIONS);
@@ -297,7 +297,7 @@ static void
 check_with_server(const CpConninfo *info)
 {
 #ifdef HAVE_LIBPQSRV_CHECK_PROXY_CONNINFO
-	int				  n = count_options();
+	int n = count_options();
 	PQconninfoOption *options;
 
 	if (libpqsrv_is_valid_proxy_option == NULL)
@@ -372,7 +372,7 @@ digest_add_text(Digest *d, const char *text)
 static CpFingerprint
 digest_end(Digest *d)
 {
-	uint8		  full[PG_SHA256_DIGEST_LENGTH];
+	uint8 full[PG_SHA256_DIGEST_LENGTH];
 	CpFingerprint result;
 
 	d->failed = d->failed || pg_hmac_final(d->hmac, full, sizeof(full)) < 0;
@@ -421,8 +421,8 @@ void
 cp_conninfo_display(const CpConninfo *info, char *buf, size_t size)
 {
 	static const char *const shown[] = {"host", "hostaddr", "port", "dbname", "user"};
-	StringInfoData			 text;
-	int						 len;
+	StringInfoData text;
+	int len;
 
 	initStringInfo(&text);
 	for (int i = 0; i < lengthof(shown); i++)

@@ -22,11 +22,11 @@ typedef enum CpConninfoPlace
 typedef struct CpConninfo
 {
 	MemoryContext context; /* of everything in here */
-	char		**given;   /* in the order of libpq's options; NULL = not
-								 * given */
+	/* in the order of libpq's options; NULL = not given */
+	char **given;
 	/* set by cp_conninfo_finish; both end with NULL */
-	const char	**keywords;
-	const char	**values;
+	const char **keywords;
+	const char **values;
 } CpConninfo;
 
 /* Is the text a connection string or URI, and never the name of a server? */

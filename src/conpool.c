@@ -18,7 +18,7 @@
 #include "shmem.h"
 
 #ifdef PG_MODULE_MAGIC_EXT
-PG_MODULE_MAGIC_EXT(.name = "conpool",.version = "1.0");
+PG_MODULE_MAGIC_EXT(.name = "conpool", .version = "1.0");
 #else
 PG_MODULE_MAGIC;
 #endif
@@ -37,7 +37,7 @@ process_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 				QueryEnvironment *environment, DestReceiver *dest,
 				QueryCompletion *completion)
 {
-	bool		discards_all = IsA(statement->utilityStmt, DiscardStmt) &&
+	bool discards_all = IsA(statement->utilityStmt, DiscardStmt) &&
 		castNode(DiscardStmt, statement->utilityStmt)->target == DISCARD_ALL;
 
 	if (prev_process_utility)
@@ -53,7 +53,7 @@ process_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 void
 _PG_init(void)
 {
-	bool		at_start = process_shared_preload_libraries_in_progress;
+	bool at_start = process_shared_preload_libraries_in_progress;
 
 	cp_guc_define(at_start);
 	if (!at_start)

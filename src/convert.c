@@ -142,7 +142,7 @@ printed_order(const char *datestyle)
 int
 cp_convert_begin_input(int needs, PGconn *conn)
 {
-	int			nest_level = -1;
+	int nest_level = -1;
 	const char *remote;
 
 	/*

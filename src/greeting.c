@@ -30,19 +30,19 @@
 struct CpRecorder
 {
 	FILE *stream;
-	char  buffer[1024];		  /* stdio's; here so that it can be wiped */
-	char  line[MAX_LINE + 1]; /* being assembled; surplus is dropped */
-	int	  line_len;
-	bool  line_cut;
+	char buffer[1024];		 /* stdio's; here so that it can be wiped */
+	char line[MAX_LINE + 1]; /* being assembled; surplus is dropped */
+	int line_len;
+	bool line_cut;
 
 	/* taken from the lines since "authentication ok" */
-	char  names[CP_GREETING_MAX / 2]; /* each with its terminator */
-	int	  names_len;
-	int	  keys; /* lines with a key: one is normal */
-	int	  pid;
-	int	  key_len;
+	char names[CP_GREETING_MAX / 2]; /* each with its terminator */
+	int names_len;
+	int keys; /* lines with a key: one is normal */
+	int pid;
+	int key_len;
 	uint8 key[CP_CANCEL_KEY_MAX];
-	bool  unfit; /* something did not fit or looks wrong */
+	bool unfit; /* something did not fit or looks wrong */
 };
 
 /* ---- reading the trace ---- */
@@ -75,7 +75,7 @@ static void
 record_name(CpRecorder *rec, char *text)
 {
 	char *end = strchr(text, '"');
-	int	  size;
+	int size;
 
 	if (end == NULL || end == text || end - text >= MAX_NAME)
 	{
@@ -114,7 +114,7 @@ static int
 decode_key(const char *text, uint8 *key)
 {
 	const char *end = text + strlen(text) - 1;
-	int			n = 0;
+	int n = 0;
 
 	if (end <= text || *text != '\'' || *end != '\'')
 		return -1;
@@ -183,7 +183,7 @@ record_line(CpRecorder *rec)
 {
 	char *text;
 	char *rest;
-	long  length;
+	long length;
 
 	if (!begins_with(rec->line, "B\t", &text))
 		return;

@@ -26,7 +26,7 @@ typedef struct CpGreeting
 	int32 pid;	   /* of the remote backend, 0 = not told */
 	int32 key_len; /* 0 = no key, cannot be cancelled */
 	uint8 key[CP_CANCEL_KEY_MAX];
-	char  bytes[CP_GREETING_MAX];
+	char bytes[CP_GREETING_MAX];
 } CpGreeting;
 
 /* Bytes of a greeting that travel. */

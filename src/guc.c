@@ -14,16 +14,16 @@
 
 #define PREFIX "conpool"
 
-int			  cp_guc_max_connections = 200;
-int			  cp_guc_max_pools = 100;
-bool		  cp_guc_allow_conninfo = true;
+int cp_guc_max_connections = 200;
+int cp_guc_max_pools = 100;
+bool cp_guc_allow_conninfo = true;
 CpPoolOptions cp_guc_pool_options;
 
 static void
 define_pool_option(const CpOption *option)
 {
 	char *name = psprintf(PREFIX ".%s", option->name);
-	int	 *variable = cp_option_field(option, &cp_guc_pool_options);
+	int *variable = cp_option_field(option, &cp_guc_pool_options);
 
 	if (option->type == CP_OPTION_CHOICE)
 		DefineCustomEnumVariable(name, option->short_desc, option->long_desc,

@@ -8,8 +8,8 @@
 
 #include "options.h"
 
-extern int	cp_guc_max_connections; /* slots; fixed at start */
-extern int	cp_guc_max_pools;		/* fixed at start */
+extern int cp_guc_max_connections; /* slots; fixed at start */
+extern int cp_guc_max_pools;	   /* fixed at start */
 extern bool cp_guc_allow_conninfo;
 
 /* what holds where a server does not say otherwise */

@@ -36,34 +36,34 @@
 
 typedef enum Work
 {
-	WORK_NONE,					/* idle, leased, or no socket at all */
-	WORK_RESET_QUEUED,			/* too many resets under way */
-	WORK_ROLLBACK,				/* the two steps of a reset */
+	WORK_NONE,		   /* idle, leased, or no socket at all */
+	WORK_RESET_QUEUED, /* too many resets under way */
+	WORK_ROLLBACK,	   /* the two steps of a reset */
 	WORK_DISCARD,
-	WORK_CLOSING				/* awaits the peer's end of file */
+	WORK_CLOSING /* awaits the peer's end of file */
 } Work;
 
 typedef struct KeptSocket
 {
-	int			fd;				/* -1 = none */
-	uint64		generation;		/* of the slot when it came, or in CLOSING */
+	int fd;			   /* -1 = none */
+	uint64 generation; /* of the slot when it came, or in CLOSING */
 	CpGreeting *greeting;
-	Work		work;
-	CpTime		deadline;		/* of the work */
-	bool		in_transaction; /* the reset begins with ROLLBACK */
-	bool		unsent;			/* libpq may hold part of a message of ours */
-	CpRemote   *remote;			/* the adoption that resets talk on, or NULL */
-	size_t		discarded;		/* bytes read in closing */
+	Work work;
+	CpTime deadline;	 /* of the work */
+	bool in_transaction; /* the reset begins with ROLLBACK */
+	bool unsent;		 /* libpq may hold part of a message of ours */
+	CpRemote *remote;	 /* the adoption that resets talk on, or NULL */
+	size_t discarded;	 /* bytes read in closing */
 } KeptSocket;
 
 static KeptSocket *kept = NULL;
-static int	kept_count = 0;
+static int kept_count = 0;
 
 /* sockets with work in hand, resets that run, resets that wait */
-static int	working = 0;
-static int	resets_running = 0;
-static int	resets_queued = 0;
-static int	adoptions = 0;
+static int working = 0;
+static int resets_running = 0;
+static int resets_queued = 0;
+static int adoptions = 0;
 static uint64 change_count = 0;
 
 /* scratch space of cp_keep_look */
@@ -93,8 +93,8 @@ slot_of(const KeptSocket *sock)
 static void
 set_work(KeptSocket *sock, Work work)
 {
-	bool		was_resetting = sock->work == WORK_ROLLBACK || sock->work == WORK_DISCARD;
-	bool		is_resetting = work == WORK_ROLLBACK || work == WORK_DISCARD;
+	bool was_resetting = sock->work == WORK_ROLLBACK || sock->work == WORK_DISCARD;
+	bool is_resetting = work == WORK_ROLLBACK || work == WORK_DISCARD;
 
 	working += (work != WORK_NONE) - (sock->work != WORK_NONE);
 	resets_queued += (work == WORK_RESET_QUEUED) - (sock->work == WORK_RESET_QUEUED);
@@ -117,7 +117,7 @@ let_go(KeptSocket *sock)
 static int
 take_out(KeptSocket *sock)
 {
-	int			fd = sock->fd;
+	int fd = sock->fd;
 
 	let_go(sock);
 	if (sock->greeting)
@@ -143,7 +143,7 @@ take_out(KeptSocket *sock)
 static void
 drop_former(KeptSocket *sock, bool same_connection)
 {
-	int			fd = take_out(sock);
+	int fd = take_out(sock);
 
 	if (fd < 0)
 		return;
@@ -193,7 +193,7 @@ finish_reset(KeptSocket *sock, bool ok)
 static bool
 flush(KeptSocket *sock)
 {
-	int			left = PQflush(sock->remote->conn);
+	int left = PQflush(sock->remote->conn);
 
 	if (sock->unsent != (left > 0))
 	{
@@ -218,7 +218,7 @@ static bool
 adopt(KeptSocket *sock)
 {
 	const char *error;
-	int			fd;
+	int fd;
 
 	if (sock->remote != NULL)
 		return true;
@@ -290,7 +290,7 @@ end_of_step(KeptSocket *sock)
 static void
 read_results(KeptSocket *sock)
 {
-	PGconn	   *conn = sock->remote->conn;
+	PGconn *conn = sock->remote->conn;
 
 	if (!flush(sock) || !PQconsumeInput(conn))
 	{
@@ -299,7 +299,7 @@ read_results(KeptSocket *sock)
 	}
 	while (!PQisBusy(conn))
 	{
-		PGresult   *result = PQgetResult(conn);
+		PGresult *result = PQgetResult(conn);
 		ExecStatusType status = PQresultStatus(result);
 
 		if (result == NULL)
@@ -321,9 +321,9 @@ read_results(KeptSocket *sock)
 static void
 finish_closing(KeptSocket *sock)
 {
-	int			slot = slot_of(sock);
-	uint64		generation = sock->generation;
-	int			fd = take_out(sock);
+	int slot = slot_of(sock);
+	uint64 generation = sock->generation;
+	int fd = take_out(sock);
 
 	shutdown(fd, SHUT_RDWR);
 	close(fd);
@@ -343,11 +343,11 @@ say_terminate(int fd)
 static void
 drain(KeptSocket *sock)
 {
-	char		buffer[8192];
+	char buffer[8192];
 
 	for (;;)
 	{
-		ssize_t		n = recv(sock->fd, buffer, sizeof(buffer), MSG_DONTWAIT);
+		ssize_t n = recv(sock->fd, buffer, sizeof(buffer), MSG_DONTWAIT);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -394,7 +394,7 @@ static void
 begin_task_of_closing(const CpTask *task)
 {
 	KeptSocket *sock = &kept[task->slot];
-	bool		mid_protocol = task->mid_protocol;
+	bool mid_protocol = task->mid_protocol;
 
 	if (sock->work == WORK_CLOSING && sock->generation == task->generation)
 		return;
@@ -468,7 +468,7 @@ cp_keep_ready(int slot)
 CpTime
 cp_keep_expire(CpTime now)
 {
-	CpTime		next = CP_FOREVER;
+	CpTime next = CP_FOREVER;
 
 	for (int i = 0; i < kept_count && working > 0; i++)
 	{
@@ -503,7 +503,7 @@ is_readable(int fd)
 static void
 drop_if_stale(int slot)
 {
-	CpSlotInfo	info;
+	CpSlotInfo info;
 
 	if (cp_slot_read(slot, &info) &&
 		(info.generation == kept[slot].generation || info.state == CP_SLOT_CLOSING))
@@ -516,7 +516,7 @@ static void
 look_at(int slot)
 {
 	KeptSocket *sock = &kept[slot];
-	uint64		generation;
+	uint64 generation;
 
 	if (cp_pool_validate(slot, &generation))
 		cp_pool_validated(slot, generation,
@@ -533,13 +533,13 @@ look_at(int slot)
 void
 cp_keep_look(void)
 {
-	int			n = 0;
+	int n = 0;
 
 	for (int i = 0; i < kept_count; i++)
 	{
 		if (kept[i].fd < 0 || kept[i].work != WORK_NONE)
 			continue;
-		poll_fds[n] = (struct pollfd) {.fd = kept[i].fd,.events = POLLIN};
+		poll_fds[n] = (struct pollfd){.fd = kept[i].fd, .events = POLLIN};
 		poll_slots[n++] = i;
 	}
 	if (n == 0 || poll(poll_fds, n, 0) <= 0)
@@ -573,7 +573,7 @@ cp_keep_end_unleased(void)
 {
 	for (int i = 0; i < kept_count; i++)
 	{
-		CpSlotInfo	info;
+		CpSlotInfo info;
 
 		if (kept[i].fd < 0)
 			continue;

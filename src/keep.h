@@ -20,13 +20,13 @@ extern void cp_keep_init(int slots);
  * of that generation; a socket kept for the slot before is dropped.
  */
 extern void cp_keep_socket(int slot, uint64 generation, int fd,
-							const CpGreeting *greeting);
+						   const CpGreeting *greeting);
 
 /*
  * The socket of that connection, still owned by this module, and its greeting
  * (unless NULL); -1 if it is not here, or is being reset or closed.
  */
-extern int	cp_keep_find(int slot, uint64 generation, const CpGreeting **greeting);
+extern int cp_keep_find(int slot, uint64 generation, const CpGreeting **greeting);
 
 /* Begins to reset or to close a connection; the pool is told when it is done. */
 extern void cp_keep_begin(const CpTask *task);
@@ -41,7 +41,7 @@ extern void cp_keep_await_end(int slot, uint64 generation, int fd);
  * How many sockets are to be waited for, at most.  *changes counts up when
  * their set, or what is awaited on one of them, becomes different.
  */
-extern int	cp_keep_watched(uint64 *changes);
+extern int cp_keep_watched(uint64 *changes);
 
 /* What to wait for on the slot's socket; 0 and no socket if nothing. */
 extern uint32 cp_keep_events(int slot, pgsocket *fd);
@@ -61,4 +61,4 @@ extern void cp_keep_end_now(int slot, bool terminate);
 /* The same for all but those that a backend leases: they go on. */
 extern void cp_keep_end_unleased(void);
 
-#endif							/* CP_KEEP_H */
+#endif /* CP_KEEP_H */

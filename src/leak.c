@@ -34,8 +34,8 @@ cp_leak_scan(void)
 {
 	for (int i = 0; i < cp_shared->max_slots; i++)
 	{
-		CpSlotInfo	slot;
-		CpTime		now = cp_now();
+		CpSlotInfo slot;
+		CpTime now = cp_now();
 
 		if (((volatile CpSharedSlot *) &cp_slots[i])->state != CP_SLOT_LEASED ||
 			!cp_slot_read(i, &slot))
@@ -49,7 +49,7 @@ cp_leak_scan(void)
 void
 cp_leak_abandoned(int i)
 {
-	CpSlotInfo	slot;
+	CpSlotInfo slot;
 	CpLeakRecord record = {0};
 
 	if (!cp_slot_read(i, &slot))
@@ -85,7 +85,7 @@ cp_leak_over(const char *pool, uint64 lease, CpTime held_for)
 int
 cp_leak_recent(CpLeakRecord **records)
 {
-	int			n;
+	int n;
 
 	*records = palloc(CP_LEAK_RING * sizeof(CpLeakRecord));
 	LWLockAcquire(cp_shmem_registry_lock(), LW_SHARED);

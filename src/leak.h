@@ -20,6 +20,6 @@ extern void cp_leak_abandoned(int slot);
 extern void cp_leak_over(const char *pool, uint64 lease, CpTime held_for);
 
 /* Copies of the ring, newest first, palloc'd; returns how many. */
-extern int	cp_leak_recent(CpLeakRecord **records);
+extern int cp_leak_recent(CpLeakRecord **records);
 
-#endif							/* CP_LEAK_H */
+#endif /* CP_LEAK_H */

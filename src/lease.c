@@ -40,7 +40,7 @@ static CpTime exit_deadline = 0;
 static CpLease *
 new_lease(const CpTarget *target, CpScope scope, bool is_explicit)
 {
-	CpLease    *lease = spare;
+	CpLease *lease = spare;
 
 	spare = NULL;
 	if (lease == NULL)
@@ -84,12 +84,12 @@ end_lease(CpLease *lease)
 int
 cp_lease_count_in_pool(int pool)
 {
-	dlist_iter	iter;
-	int			n = 0;
+	dlist_iter iter;
+	int n = 0;
 
 	dlist_foreach(iter, &leases)
 	{
-		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+		CpLease *lease = dlist_container(CpLease, node, iter.cur);
 
 		if (lease->slot != CP_NONE && lease->pool == pool)
 			n++;
@@ -106,15 +106,15 @@ cp_lease_count_in_pool(int pool)
 static void
 abort_leases(int level)
 {
-	CpTime		deadline = abort_deadline();
+	CpTime deadline = abort_deadline();
 	dlist_mutable_iter iter;
 
 	cp_pool_leave_queue(CP_LEAVE_CANCEL);
 	dlist_foreach_modify(iter, &leases)
 	{
-		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
-		bool		taken_here = lease->nest_level >= level;
-		bool		half_taken = lease->obtained_at == 0;
+		CpLease *lease = dlist_container(CpLease, node, iter.cur);
+		bool taken_here = lease->nest_level >= level;
+		bool half_taken = lease->obtained_at == 0;
 
 		if (lease->busy ? lease->busy_level >= level : taken_here)
 			cp_borrow_abort(lease, deadline);
@@ -131,7 +131,7 @@ end_transaction_leases(void)
 
 	dlist_foreach_modify(iter, &leases)
 	{
-		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+		CpLease *lease = dlist_container(CpLease, node, iter.cur);
 
 		if (lease->scope != CP_SCOPE_SESSION)
 			end_lease(lease);
@@ -141,11 +141,11 @@ end_transaction_leases(void)
 static void
 refuse_prepare(void)
 {
-	dlist_iter	iter;
+	dlist_iter iter;
 
 	dlist_foreach(iter, &leases)
 	{
-		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+		CpLease *lease = dlist_container(CpLease, node, iter.cur);
 
 		if (lease->scope != CP_SCOPE_SESSION)
 			ereport(ERROR,
@@ -153,9 +153,9 @@ refuse_prepare(void)
 					 errmsg("cannot PREPARE a transaction that holds a lease of pool \"%s\"",
 							lease->pool_name),
 					 lease->is_explicit ?
-					 errhint("Give the lease back with conpool.checkin() first.") :
-					 errhint("Its pool_mode is \"transaction\"; with \"statement\" no lease "
-							 "outlives a statement.")));
+						 errhint("Give the lease back with conpool.checkin() first.") :
+						 errhint("Its pool_mode is \"transaction\"; with \"statement\" no lease "
+								 "outlives a statement.")));
 	}
 }
 
@@ -186,11 +186,11 @@ at_transaction_event(XactEvent event, void *arg)
 static void
 inherit_leases(int level)
 {
-	dlist_iter	iter;
+	dlist_iter iter;
 
 	dlist_foreach(iter, &leases)
 	{
-		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+		CpLease *lease = dlist_container(CpLease, node, iter.cur);
 
 		lease->nest_level = Min(lease->nest_level, level - 1);
 	}
@@ -224,7 +224,7 @@ at_exit(int code, Datum arg)
 	cp_pool_leave_queue(CP_LEAVE_CANCEL);
 	dlist_foreach_modify(iter, &leases)
 	{
-		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+		CpLease *lease = dlist_container(CpLease, node, iter.cur);
 
 		if (lease->is_explicit && lease->slot != CP_NONE)
 			cp_leak_abandoned(lease->slot);
@@ -275,7 +275,7 @@ check_scope(CpScope scope)
 static CpLease *
 checkout_target(CpTarget *target, CpScope scope, bool is_explicit, int64 timeout_ms)
 {
-	CpLease    *lease;
+	CpLease *lease;
 
 	check_scope(scope);
 	register_callbacks();
@@ -311,14 +311,14 @@ find_implicit(const CpTarget *target, CpScope scope)
 
 	dlist_foreach_modify(iter, &leases)
 	{
-		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+		CpLease *lease = dlist_container(CpLease, node, iter.cur);
 
 		if (lease->is_explicit || lease->scope != scope || lease->role != target->role ||
 			memcmp(&lease->key, &target->key, sizeof(lease->key)) != 0)
 			continue;
 		if (lease->slot != CP_NONE)
 			return lease;
-		end_lease(lease);		/* its connection was lost */
+		end_lease(lease); /* its connection was lost */
 	}
 	return NULL;
 }
@@ -326,9 +326,9 @@ find_implicit(const CpTarget *target, CpScope scope)
 CpLease *
 cp_lease_for_server(const char *server, bool *release)
 {
-	CpTarget   *target = cp_target_resolve(server);
-	CpScope		scope = target->options.pool_mode;
-	CpLease    *lease;
+	CpTarget *target = cp_target_resolve(server);
+	CpScope scope = target->options.pool_mode;
+	CpLease *lease;
 
 	*release = scope == CP_SCOPE_STATEMENT;
 	if (*release)
@@ -343,11 +343,11 @@ cp_lease_for_server(const char *server, bool *release)
 static CpLease *
 find_lease(uint64 id)
 {
-	dlist_iter	iter;
+	dlist_iter iter;
 
 	dlist_foreach(iter, &leases)
 	{
-		CpLease    *lease = dlist_container(CpLease, node, iter.cur);
+		CpLease *lease = dlist_container(CpLease, node, iter.cur);
 
 		if (lease->id == id && lease->is_explicit)
 			return lease;
@@ -358,7 +358,7 @@ find_lease(uint64 id)
 CpLease *
 cp_lease_get(int64 id, bool must_be_usable, bool *release)
 {
-	CpLease    *lease = find_lease((uint64) id);
+	CpLease *lease = find_lease((uint64) id);
 
 	if (lease == NULL)
 		ereport(ERROR,
@@ -419,6 +419,6 @@ cp_lease_statement_ends(CpLease *lease)
 void
 cp_lease_lost(CpLease *lease)
 {
-	lease->busy = true;			/* it never came to an end: in doubt */
+	lease->busy = true; /* it never came to an end: in doubt */
 	cp_borrow_return(lease, abort_deadline());
 }

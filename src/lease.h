@@ -16,39 +16,39 @@
 
 typedef struct CpLease
 {
-	dlist_node	node;			/* in the list of this backend's leases */
+	dlist_node node; /* in the list of this backend's leases */
 
 	/* what it is */
-	uint64		id;
-	CpScope		scope;
-	bool		is_explicit;	/* by checkout(), not by a query function */
-	int			nest_level;		/* transaction nesting it was taken in */
-	Oid			role;			/* effective role that took it */
-	char		pool_name[CP_POOL_NAME_LEN];
-	CpPoolKey	key;
+	uint64 id;
+	CpScope scope;
+	bool is_explicit; /* by checkout(), not by a query function */
+	int nest_level;	  /* transaction nesting it was taken in */
+	Oid role;		  /* effective role that took it */
+	char pool_name[CP_POOL_NAME_LEN];
+	CpPoolKey key;
 	CpResetMode reset;
 
 	/* what it holds; borrow.c's */
-	int			pool;
-	int			slot;			/* CP_NONE: nothing, never or no longer */
-	uint64		generation;
-	CpRemote   *remote;			/* NULL: not yet, or lost */
-	bool		connecting;		/* the slot is a permit still */
-	bool		unshared;
-	int			donation;		/* vault socket with the reply to come, or -1 */
-	CpTime		requested_at;	/* the checkout began */
-	CpTime		obtained_at;	/* the connection was there */
+	int pool;
+	int slot; /* CP_NONE: nothing, never or no longer */
+	uint64 generation;
+	CpRemote *remote; /* NULL: not yet, or lost */
+	bool connecting;  /* the slot is a permit still */
+	bool unshared;
+	int donation;		 /* vault socket with the reply to come, or -1 */
+	CpTime requested_at; /* the checkout began */
+	CpTime obtained_at;	 /* the connection was there */
 
 	/* what has been done with it; set by query.c */
-	bool		dirty;			/* needs a reset at checkin */
-	bool		listened;		/* ever ran LISTEN: closed at checkin */
-	bool		huge;			/* read a huge value: let the buffer go */
-	bool		copying;		/* in COPY: cannot be recovered */
-	CpUsage		usage;			/* not yet reported to the pool */
+	bool dirty;	   /* needs a reset at checkin */
+	bool listened; /* ever ran LISTEN: closed at checkin */
+	bool huge;	   /* read a huge value: let the buffer go */
+	bool copying;  /* in COPY: cannot be recovered */
+	CpUsage usage; /* not yet reported to the pool */
 
 	/* a statement runs: not re-entrant, and in doubt until it has ended */
-	bool		busy;
-	int			busy_level;		/* transaction nesting it began in */
+	bool busy;
+	int busy_level; /* transaction nesting it began in */
 } CpLease;
 
 /*
@@ -87,9 +87,9 @@ extern void cp_lease_statement_ends(CpLease *lease);
 extern void cp_lease_lost(CpLease *lease);
 
 /* How many connections of that pool this backend holds. */
-extern int	cp_lease_count_in_pool(int pool);
+extern int cp_lease_count_in_pool(int pool);
 
 /* DISCARD ALL: gives back all session leases. */
 extern void cp_lease_discard_all(void);
 
-#endif							/* CP_LEASE_H */
+#endif /* CP_LEASE_H */

@@ -45,16 +45,16 @@ static const int field_codes[FIELD_COUNT] = {
 
 typedef struct Message
 {
-	int			level; /* local elevel */
-	int			sqlstate;
+	int level; /* local elevel */
+	int sqlstate;
 	const char *fields[FIELD_COUNT]; /* NULL = not there */
 } Message;
 
 struct CpNotice
 {
 	CpNotice *next;
-	Message	  message;
-	char	  texts[FLEXIBLE_ARRAY_MEMBER]; /* what its fields point to */
+	Message message;
+	char texts[FLEXIBLE_ARRAY_MEMBER]; /* what its fields point to */
 };
 
 const char *
@@ -155,11 +155,11 @@ static void
 collect_notice(void *arg, const PGresult *result)
 {
 	CpNotices *notices = arg;
-	CpNotice  *notice;
-	Message	   message;
-	int		   otherwise = ERRCODE_SUCCESSFUL_COMPLETION;
-	size_t	   size = offsetof(CpNotice, texts);
-	char	  *to;
+	CpNotice *notice;
+	Message message;
+	int otherwise = ERRCODE_SUCCESSFUL_COMPLETION;
+	size_t size = offsetof(CpNotice, texts);
+	char *to;
 
 	message.level = level_of(result);
 	if (message.level == WARNING)
@@ -331,16 +331,16 @@ leading_sqlstate(const char *s)
 char *
 cp_message_of_connect(const char *verbose, int *sqlstate)
 {
-	char	   *message = pstrdup(cp_message_valid_text(verbose));
-	char	   *location = strstr(message, "\nLOCATION:  ");
+	char *message = pstrdup(cp_message_valid_text(verbose));
+	char *location = strstr(message, "\nLOCATION:  ");
 
 	if (location)
 		*location = '\0';
 	*sqlstate = 0;
 	for (char *p = strstr(message, ":  "); p != NULL; p = strstr(p + 1, ":  "))
 	{
-		char	   *s = p + 3;
-		int			state = leading_sqlstate(s);
+		char *s = p + 3;
+		int state = leading_sqlstate(s);
 
 		if (state == 0)
 			continue;

@@ -18,8 +18,8 @@ typedef struct CpNotices
 {
 	CpNotice *first;
 	CpNotice *last;
-	size_t	  bytes;   /* malloc'd */
-	int64	  dropped; /* for lack of memory, or beyond the limit */
+	size_t bytes;  /* malloc'd */
+	int64 dropped; /* for lack of memory, or beyond the limit */
 } CpNotices;
 
 /*

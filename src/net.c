@@ -103,9 +103,9 @@ int
 cp_net_listen(const char *path, int backlog)
 {
 	struct sockaddr_un addr;
-	mode_t			   old_mask;
-	int				   sock;
-	int				   rc;
+	mode_t old_mask;
+	int sock;
+	int rc;
 
 	if (!make_address(path, &addr))
 		return -1;
@@ -126,8 +126,8 @@ cp_net_listen(const char *path, int backlog)
 static int
 connect_once(const struct sockaddr *addr, socklen_t len, CpTime deadline)
 {
-	int		  sock = cp_net_socket(addr->sa_family);
-	int		  error = 0;
+	int sock = cp_net_socket(addr->sa_family);
+	int error = 0;
 	socklen_t error_len = sizeof(error);
 
 	if (sock < 0)
@@ -176,7 +176,7 @@ cp_net_peer_is_ours(int sock, int *pid)
 {
 #ifdef SO_PEERCRED
 	struct ucred peer;
-	socklen_t	 len = sizeof(peer);
+	socklen_t len = sizeof(peer);
 
 	if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
 		return false;

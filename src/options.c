@@ -180,7 +180,7 @@ static int
 parse_number(const CpOption *option, const char *text)
 {
 	const char *hint = NULL;
-	int			value;
+	int value;
 
 	if (!parse_int(text, &value, 0, &hint))
 		return refuse(option, text, hint);
@@ -196,7 +196,7 @@ static int
 parse_duration(const CpOption *option, const char *text)
 {
 	const char *hint = NULL;
-	double		value;
+	double value;
 
 	if (parse_real(text, &value, 0, NULL))
 	{
@@ -216,7 +216,7 @@ static int
 parse_choice(const CpOption *option, const char *text)
 {
 	const struct config_enum_entry *choice;
-	StringInfoData					names;
+	StringInfoData names;
 
 	for (choice = option->choices; choice->name; choice++)
 	{

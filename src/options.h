@@ -29,13 +29,13 @@ typedef enum CpResetMode
 /* The options in force; durations in milliseconds, 0 = none or never. */
 typedef struct CpPoolOptions
 {
-	int			max_size;
-	int			max_waiters; /* -1 = no limit, 0 = never wait */
-	int			connect_concurrency;
-	int			checkout_timeout;
-	int			connect_timeout;
-	int			leak_threshold;
-	CpScope		pool_mode;
+	int max_size;
+	int max_waiters; /* -1 = no limit, 0 = never wait */
+	int connect_concurrency;
+	int checkout_timeout;
+	int connect_timeout;
+	int leak_threshold;
+	CpScope pool_mode;
 	CpResetMode reset;
 } CpPoolOptions;
 
@@ -49,19 +49,19 @@ typedef enum CpOptionType
 /* What is known of one option. */
 typedef struct CpOption
 {
-	const char					   *name;
-	CpOptionType					type;
-	size_t							offset; /* of its int in CpPoolOptions */
-	int								boot_value;
-	int								min;
-	int								max;
+	const char *name;
+	CpOptionType type;
+	size_t offset; /* of its int in CpPoolOptions */
+	int boot_value;
+	int min;
+	int max;
 	const struct config_enum_entry *choices;
-	bool							on_mapping;	  /* may stand on a user mapping as well */
-	bool							bare_seconds; /* a number without unit is seconds, as in
-								 * libpq, and not refused */
-	GucContext						context;	  /* of the setting conpool.<name> */
-	const char					   *short_desc;
-	const char					   *long_desc;
+	bool on_mapping; /* may stand on a user mapping as well */
+	/* a number without unit is seconds, as in libpq, and not refused */
+	bool bare_seconds;
+	GucContext context; /* of the setting conpool.<name> */
+	const char *short_desc;
+	const char *long_desc;
 } CpOption;
 
 /* all of them; the last one has no name */
@@ -70,7 +70,7 @@ extern const CpOption cp_options[];
 /* Options that were written down somewhere, to lie over the settings. */
 typedef struct CpGivenOptions
 {
-	uint32		  given; /* bit i: cp_options[i] is given */
+	uint32 given; /* bit i: cp_options[i] is given */
 	CpPoolOptions values;
 } CpGivenOptions;
 

@@ -73,9 +73,9 @@ check_pool(int p)
 {
 #ifdef USE_ASSERT_CHECKING
 	CpSharedPool *pool = &cp_pools[p];
-	int			listed = 0;
-	int			queued = 0;
-	int			prev = CP_NONE;
+	int listed = 0;
+	int queued = 0;
+	int prev = CP_NONE;
 
 	for (int i = pool->idle_head; i != CP_NONE; prev = i, i = cp_slots[i].next)
 	{
@@ -174,8 +174,8 @@ is_adopted(const CpCheckout *own, int i)
 static int
 find_idle(int p, const CpFingerprint *fingerprint, const CpCheckout *own)
 {
-	int			found = CP_NONE;
-	int			depth = 0;
+	int found = CP_NONE;
+	int depth = 0;
 
 	if (own && own->adopted && own->last_slot != CP_NONE &&
 		may_take(p, own->last_slot, fingerprint) && is_adopted(own, own->last_slot))
@@ -216,7 +216,7 @@ static void
 grant(int p, int i, CpWaiterState what, CpTime now)
 {
 	CpSharedPool *pool = &cp_pools[p];
-	int			procno = pool->queue_head;
+	int procno = pool->queue_head;
 	CpSharedWaiter *w = &cp_waiters[procno];
 
 	queue_unlink(pool, procno);
@@ -232,7 +232,7 @@ grant_lease(int p, int i)
 {
 	CpSharedPool *pool = &cp_pools[p];
 	CpSharedWaiter *w = &cp_waiters[pool->queue_head];
-	CpTime		now;
+	CpTime now;
 
 	cp_slot_set_state(i, CP_SLOT_LEASED);
 	now = cp_slots[i].state_since;
@@ -291,14 +291,14 @@ void
 cp_pool_dispatch(int p, CpAftermath *after, const CpCheckout *own)
 {
 	CpSharedPool *pool = &cp_pools[p];
-	bool		starved = false;
+	bool starved = false;
 
 	while (pool->queue_head != CP_NONE)
 	{
-		int			procno = pool->queue_head;
+		int procno = pool->queue_head;
 		CpSharedWaiter *w = &cp_waiters[procno];
-		bool		is_own = own != NULL && procno == cp_shmem_my_proc();
-		int			i = CP_NONE;
+		bool is_own = own != NULL && procno == cp_shmem_my_proc();
+		int i = CP_NONE;
 
 		if (!is_own && after->nwakes == CP_MAX_WAKES)
 		{
@@ -335,7 +335,7 @@ cp_pool_dispatch(int p, CpAftermath *after, const CpCheckout *own)
 static void
 enqueue(CpCheckout *c)
 {
-	int			me = cp_shmem_my_proc();
+	int me = cp_shmem_my_proc();
 	CpSharedWaiter *w = &cp_waiters[me];
 
 	Assert(w->state == CP_WAITER_NONE);
@@ -386,7 +386,7 @@ static CpGrant
 stay_in_queue(CpCheckout *c)
 {
 	CpSharedPool *pool = &cp_pools[c->pool];
-	CpGrant		result = CP_GRANT_QUEUED;
+	CpGrant result = CP_GRANT_QUEUED;
 
 	if (waits_for_itself(pool, c))
 		result = CP_GRANT_SELF_DEADLOCK;
@@ -411,7 +411,7 @@ stay_in_queue(CpCheckout *c)
 static void
 set_options(CpSharedPool *pool, const CpPoolOptions *options, CpAftermath *after)
 {
-	bool		smaller = options->max_size < pool->options.max_size;
+	bool smaller = options->max_size < pool->options.max_size;
 
 	pool->options = *options;
 	if (!smaller)
@@ -430,8 +430,8 @@ CpGrant
 cp_pool_checkout(CpCheckout *c)
 {
 	CpSharedPool *pool = &cp_pools[c->pool];
-	CpAftermath	after = {0};
-	CpGrant		result;
+	CpAftermath after = {0};
+	CpGrant result;
 
 	cp_pool_lock(c->pool);
 	if (!pool->in_use || pool->generation != c->pool_generation)
@@ -477,11 +477,11 @@ take_back(int p, int i, CpTime wait, CpAftermath *after)
 void
 cp_pool_leave_queue(CpLeave why)
 {
-	int			me = cp_shmem_my_proc();
+	int me = cp_shmem_my_proc();
 	CpSharedWaiter *w = &cp_waiters[me];
 	CpSharedPool *pool;
-	CpAftermath	after = {0};
-	int			p = w->pool;
+	CpAftermath after = {0};
+	int p = w->pool;
 
 	if (((volatile CpSharedWaiter *) w)->state == CP_WAITER_NONE)
 		return;
@@ -510,8 +510,8 @@ cp_pool_connected(CpCheckout *c, const CpConnected *info)
 {
 	CpSharedSlot *slot = &cp_slots[c->slot];
 	CpSharedPool *pool = &cp_pools[c->pool];
-	CpAftermath	after = {0};
-	CpTime		now;
+	CpAftermath after = {0};
+	CpTime now;
 
 	cp_pool_lock(c->pool);
 	Assert(slot->pool == c->pool && slot->generation == c->generation);
@@ -537,7 +537,7 @@ cp_pool_connected(CpCheckout *c, const CpConnected *info)
 void
 cp_pool_count_failure(int slot, uint64 generation, CpFailure what, CpTime since)
 {
-	int			p = cp_pool_lock_of(slot, generation);
+	int p = cp_pool_lock_of(slot, generation);
 	CpPoolStats *stats;
 
 	if (p == CP_NONE)
@@ -555,8 +555,8 @@ cp_pool_count_failure(int slot, uint64 generation, CpFailure what, CpTime since)
 void
 cp_pool_connect_ended(int slot, uint64 generation)
 {
-	CpAftermath	after = {0};
-	int			p = cp_pool_lock_of(slot, generation);
+	CpAftermath after = {0};
+	int p = cp_pool_lock_of(slot, generation);
 
 	if (p == CP_NONE)
 		return;
@@ -581,7 +581,7 @@ void
 cp_pool_discard(CpCheckout *c)
 {
 	CpSharedPool *pool = &cp_pools[c->pool];
-	CpAftermath	after = {0};
+	CpAftermath after = {0};
 
 	if (cp_pool_lock_of(c->slot, c->generation) == CP_NONE)
 		return;
@@ -596,8 +596,8 @@ cp_pool_discard(CpCheckout *c)
 void
 cp_pool_give_up(CpCheckout *c)
 {
-	CpAftermath	after = {0};
-	int			p = cp_pool_lock_of(c->slot, c->generation);
+	CpAftermath after = {0};
+	int p = cp_pool_lock_of(c->slot, c->generation);
 
 	if (p == CP_NONE)
 		return;
@@ -659,8 +659,8 @@ cp_pool_checkin(CpCheckin *c)
 {
 	CpSharedSlot *slot = &cp_slots[c->slot];
 	CpSharedPool *pool;
-	CpAftermath	after = {0};
-	int			p = cp_pool_lock_of(c->slot, c->generation);
+	CpAftermath after = {0};
+	int p = cp_pool_lock_of(c->slot, c->generation);
 
 	if (p == CP_NONE)
 	{
@@ -688,8 +688,8 @@ cp_pool_checkin(CpCheckin *c)
 bool
 cp_pool_add_usage(int slot, uint64 generation, const CpUsage *usage)
 {
-	int			p = cp_pool_lock_of(slot, generation);
-	bool		was_leak;
+	int p = cp_pool_lock_of(slot, generation);
+	bool was_leak;
 
 	if (p == CP_NONE)
 		return false;
@@ -715,7 +715,7 @@ void
 cp_pool_set_sql(int slot, const char *sql)
 {
 	CpSharedSlot *s = &cp_slots[slot];
-	int			len = sql ? (int) strnlen(sql, CP_SQL_LEN) : 0;
+	int len = sql ? (int) strnlen(sql, CP_SQL_LEN) : 0;
 
 	if (len >= CP_SQL_LEN)
 		len = pg_mbcliplen(sql, len, CP_SQL_LEN - 1);
@@ -735,8 +735,8 @@ cp_pool_generation(int slot)
 bool
 cp_pool_is_donated(int slot, uint64 generation)
 {
-	int			p = cp_pool_lock_of(slot, generation);
-	bool		result;
+	int p = cp_pool_lock_of(slot, generation);
+	bool result;
 
 	if (p == CP_NONE)
 		return false;

@@ -17,44 +17,44 @@
  * The pool of that key, made if it is not there.  Returns its index and
  * generation; CP_OVERFLOW_POOL when no place is to be had, even by evicting.
  */
-extern int	cp_pool_find(const CpPoolKey *key, const char *name,
-						 const CpPoolOptions *options, uint64 *generation);
+extern int cp_pool_find(const CpPoolKey *key, const char *name,
+						const CpPoolOptions *options, uint64 *generation);
 
 /* ---- checkout ---- */
 
 typedef struct CpCheckout
 {
 	/* in */
-	int			pool;
-	uint64		pool_generation;
+	int pool;
+	uint64 pool_generation;
 	const CpPoolOptions *options;
 	CpFingerprint fingerprint;
-	CpScope		scope;
-	Oid			role;
-	uint64		lease;
-	CpTime		since;			/* when the caller began */
-	bool		wants_permit;	/* unshared only: no idle connection will do */
-	bool		again;			/* what was granted turned out dead: goes to
-								 * the head of the queue */
-	int			held;			/* leases this backend holds in the pool */
-	uint64	   *adopted;		/* per slot: generation this backend has
-								 * adopted, or 0; NULL = none */
-	int			last_slot;		/* tried first, or CP_NONE */
+	CpScope scope;
+	Oid role;
+	uint64 lease;
+	CpTime since;	   /* when the caller began */
+	bool wants_permit; /* unshared only: no idle connection will do */
+	/* what was granted turned out dead: goes to the head of the queue */
+	bool again;
+	int held; /* leases this backend holds in the pool */
+	/* per slot: generation this backend has adopted, or 0; NULL = none */
+	uint64 *adopted;
+	int last_slot; /* tried first, or CP_NONE */
 
 	/* out */
-	int			slot;
-	uint64		generation;
-	CpTime		wait;			/* microseconds counted as wait so far */
+	int slot;
+	uint64 generation;
+	CpTime wait; /* microseconds counted as wait so far */
 } CpCheckout;
 
 typedef enum CpGrant
 {
-	CP_GRANT_LEASE,				/* slot is LEASED to the caller */
-	CP_GRANT_PERMIT,			/* slot is CONNECTING, the caller opens it */
-	CP_GRANT_QUEUED,			/* in the queue: wait for the latch */
+	CP_GRANT_LEASE,	 /* slot is LEASED to the caller */
+	CP_GRANT_PERMIT, /* slot is CONNECTING, the caller opens it */
+	CP_GRANT_QUEUED, /* in the queue: wait for the latch */
 	CP_GRANT_QUEUE_FULL,
-	CP_GRANT_SELF_DEADLOCK,		/* the caller holds every connection itself */
-	CP_GRANT_POOL_GONE			/* evicted meanwhile: find it again */
+	CP_GRANT_SELF_DEADLOCK, /* the caller holds every connection itself */
+	CP_GRANT_POOL_GONE		/* evicted meanwhile: find it again */
 } CpGrant;
 
 extern CpGrant cp_pool_checkout(CpCheckout *c);
@@ -78,11 +78,11 @@ extern void cp_pool_leave_queue(CpLeave why);
 
 typedef struct CpConnected
 {
-	int			remote_pid;
+	int remote_pid;
 	const char *remote_address;
-	bool		encrypted;
-	bool		unshared;
-	CpTime		connect_time;	/* microseconds it took */
+	bool encrypted;
+	bool unshared;
+	CpTime connect_time; /* microseconds it took */
 } CpConnected;
 
 /* CONNECTING -> LEASED; the permit goes on.  Returns the new generation. */
@@ -90,9 +90,9 @@ extern uint64 cp_pool_connected(CpCheckout *c, const CpConnected *info);
 
 typedef enum CpFailure
 {
-	CP_FAILURE_CONNECT,			/* the remote's, or the network's */
-	CP_FAILURE_TIMEOUT,			/* checkout_timeout ran out meanwhile */
-	CP_FAILURE_CANCEL			/* the local session was interrupted */
+	CP_FAILURE_CONNECT, /* the remote's, or the network's */
+	CP_FAILURE_TIMEOUT, /* checkout_timeout ran out meanwhile */
+	CP_FAILURE_CANCEL	/* the local session was interrupted */
 } CpFailure;
 
 /* Counts an attempt to open that fails; `since` as in the checkout. */
@@ -121,33 +121,33 @@ extern void cp_pool_give_up(CpCheckout *c);
 
 typedef enum CpDisposition
 {
-	CP_CHECKIN_CLEAN,			/* back to the idle list */
-	CP_CHECKIN_RESET,			/* the broker resets it first */
-	CP_CHECKIN_CLOSE,			/* the broker ends it */
-	CP_CHECKIN_ENDED			/* its holder has ended it: nothing is left */
+	CP_CHECKIN_CLEAN, /* back to the idle list */
+	CP_CHECKIN_RESET, /* the broker resets it first */
+	CP_CHECKIN_CLOSE, /* the broker ends it */
+	CP_CHECKIN_ENDED  /* its holder has ended it: nothing is left */
 } CpDisposition;
 
 /* What a lease did since it was last reported. */
 typedef struct CpUsage
 {
-	int64		queries;
-	int64		query_errors;
-	int64		rows;
-	int64		discarded;		/* 1: ended because dead or in doubt */
-	CpTime		extra_wait;		/* microseconds between grant and first use:
-								 * fetching the socket */
+	int64 queries;
+	int64 query_errors;
+	int64 rows;
+	int64 discarded; /* 1: ended because dead or in doubt */
+	/* microseconds between grant and first use: fetching the socket */
+	CpTime extra_wait;
 } CpUsage;
 
 typedef struct CpCheckin
 {
-	int			slot;
-	uint64		generation;
+	int slot;
+	uint64 generation;
 	CpDisposition disposition;
-	bool		in_transaction; /* RESET begins with ROLLBACK */
-	bool		mid_protocol;	/* CLOSE without Terminate */
-	CpUsage		usage;
+	bool in_transaction; /* RESET begins with ROLLBACK */
+	bool mid_protocol;	 /* CLOSE without Terminate */
+	CpUsage usage;
 	/* out */
-	bool		was_leak;		/* had been reported: say that it is over */
+	bool was_leak; /* had been reported: say that it is over */
 } CpCheckin;
 
 /*
@@ -200,11 +200,11 @@ extern uint64 cp_pool_ending(int slot, uint64 generation, int pid);
 
 typedef struct CpTask
 {
-	int			slot;
-	uint64		generation;
-	CpSlotState state;			/* RESETTING or CLOSING */
-	bool		in_transaction;
-	bool		mid_protocol;
+	int slot;
+	uint64 generation;
+	CpSlotState state; /* RESETTING or CLOSING */
+	bool in_transaction;
+	bool mid_protocol;
 } CpTask;
 
 /* Takes the next slot that wants the broker's work; false if there is none. */
@@ -238,12 +238,12 @@ extern void cp_pool_relieve(void);
 
 typedef struct CpPoolInfo
 {
-	CpPoolKey	key;
-	char		name[CP_POOL_NAME_LEN];
+	CpPoolKey key;
+	char name[CP_POOL_NAME_LEN];
 	CpPoolOptions options;
-	int			counts[CP_SLOT_STATES];
-	int			unshared;
-	int			waiting;
+	int counts[CP_SLOT_STATES];
+	int unshared;
+	int waiting;
 	CpPoolStats stats;
 } CpPoolInfo;
 
@@ -252,29 +252,29 @@ extern bool cp_pool_read(int pool, CpPoolInfo *info);
 
 typedef struct CpSlotInfo
 {
-	int			slot;
-	int			pool;
-	CpPoolKey	key;
-	char		name[CP_POOL_NAME_LEN];
-	int			leak_threshold; /* of its pool, milliseconds */
+	int slot;
+	int pool;
+	CpPoolKey key;
+	char name[CP_POOL_NAME_LEN];
+	int leak_threshold; /* of its pool, milliseconds */
 	CpSlotState state;
-	uint64		generation;
-	CpTime		state_since;
-	bool		unshared;
-	bool		encrypted;
-	int			remote_pid;
-	char		remote_address[CP_ADDRESS_LEN];
-	CpTime		opened_at;
-	CpTime		idle_since;
-	uint64		uses;
-	int			holder_pid;
-	uint64		lease;
-	CpScope		scope;
-	Oid			lease_role;
-	CpTime		leased_at;
-	CpTime		running_since;	/* 0 = no remote statement runs */
-	bool		leak_reported;
-	char		sql[CP_SQL_LEN];
+	uint64 generation;
+	CpTime state_since;
+	bool unshared;
+	bool encrypted;
+	int remote_pid;
+	char remote_address[CP_ADDRESS_LEN];
+	CpTime opened_at;
+	CpTime idle_since;
+	uint64 uses;
+	int holder_pid;
+	uint64 lease;
+	CpScope scope;
+	Oid lease_role;
+	CpTime leased_at;
+	CpTime running_since; /* 0 = no remote statement runs */
+	bool leak_reported;
+	char sql[CP_SQL_LEN];
 } CpSlotInfo;
 
 /* A copy of one slot, consistent in itself; false if it is FREE. */
@@ -282,17 +282,17 @@ extern bool cp_slot_read(int slot, CpSlotInfo *info);
 
 typedef struct CpWaiterInfo
 {
-	int			pool;
-	CpPoolKey	key;
-	char		name[CP_POOL_NAME_LEN];
-	int			pid;
-	Oid			role;
-	CpTime		since;
-	int			position;		/* 1 = next */
+	int pool;
+	CpPoolKey key;
+	char name[CP_POOL_NAME_LEN];
+	int pid;
+	Oid role;
+	CpTime since;
+	int position; /* 1 = next */
 } CpWaiterInfo;
 
 /* The waiters of one pool, first to last; palloc'd; returns how many. */
-extern int	cp_pool_waiters(int pool, CpWaiterInfo **waiters);
+extern int cp_pool_waiters(int pool, CpWaiterInfo **waiters);
 
 /*
  * What the pool is doing, for an error's detail: "4 of 4 connections are
@@ -310,4 +310,4 @@ extern void cp_pool_reset_stats(int pool);
  */
 extern bool cp_slot_report_leak(int slot, uint64 lease);
 
-#endif							/* CP_POOL_H */
+#endif /* CP_POOL_H */

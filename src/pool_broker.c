@@ -16,12 +16,12 @@ void
 cp_pool_close_idle(int p)
 {
 	CpSharedPool *pool = &cp_pools[p];
-	CpAftermath	after = {0};
+	CpAftermath after = {0};
 
 	cp_pool_lock(p);
 	for (int i = pool->idle_head; i != CP_NONE;)
 	{
-		int			next = cp_slots[i].next;
+		int next = cp_slots[i].next;
 
 		if (cp_slots[i].state == CP_SLOT_IDLE)
 			cp_slot_close(i, &after);
@@ -37,8 +37,8 @@ sweep(void)
 	for (int i = 0; i < cp_shared->max_slots; i++)
 	{
 		CpSharedSlot *slot = &cp_slots[i];
-		CpAftermath	after = {0};
-		int			p = cp_pool_lock_of(i, cp_pool_generation(i));
+		CpAftermath after = {0};
+		int p = cp_pool_lock_of(i, cp_pool_generation(i));
 
 		if (p == CP_NONE)
 			continue;
@@ -54,7 +54,7 @@ sweep(void)
 uint64
 cp_pool_broker_begins(void)
 {
-	uint64		epoch = ++cp_shared->last_epoch;
+	uint64 epoch = ++cp_shared->last_epoch;
 
 	sweep();
 	pg_atomic_write_u32(&cp_shared->broker_proc, (uint32) cp_shmem_my_proc());
@@ -77,8 +77,8 @@ cp_pool_broker_ends(void)
 bool
 cp_pool_is_held_by(int slot, uint64 generation, int pid)
 {
-	int			p = cp_pool_lock_of(slot, generation);
-	bool		result;
+	int p = cp_pool_lock_of(slot, generation);
+	bool result;
 
 	if (p == CP_NONE)
 		return false;
@@ -91,8 +91,8 @@ bool
 cp_pool_donated(int slot, uint64 generation, int pid, uint64 epoch)
 {
 	CpSharedSlot *s = &cp_slots[slot];
-	int			p = cp_pool_lock_of(slot, generation);
-	bool		result;
+	int p = cp_pool_lock_of(slot, generation);
+	bool result;
 
 	if (p == CP_NONE)
 		return false;
@@ -107,9 +107,9 @@ uint64
 cp_pool_ending(int slot, uint64 generation, int pid)
 {
 	CpSharedSlot *s = &cp_slots[slot];
-	CpAftermath	after = {0};
-	uint64		result = 0;
-	int			p = cp_pool_lock_of(slot, generation);
+	CpAftermath after = {0};
+	uint64 result = 0;
+	int p = cp_pool_lock_of(slot, generation);
 
 	if (p == CP_NONE)
 		return 0;
@@ -128,13 +128,13 @@ cp_pool_ending(int slot, uint64 generation, int pid)
 bool
 cp_pool_next_task(CpTask *task)
 {
-	int			i;
+	int i;
 
 	while ((i = cp_slot_pop_task()) != CP_NONE)
 	{
 		CpSharedSlot *slot = &cp_slots[i];
-		int			p = cp_pool_lock_of(i, cp_pool_generation(i));
-		bool		wanted;
+		int p = cp_pool_lock_of(i, cp_pool_generation(i));
+		bool wanted;
 
 		if (p == CP_NONE)
 			continue;
@@ -155,8 +155,8 @@ void
 cp_pool_reset_done(int slot, uint64 generation, bool ok)
 {
 	CpSharedSlot *s = &cp_slots[slot];
-	CpAftermath	after = {0};
-	int			p = cp_pool_lock_of(slot, generation);
+	CpAftermath after = {0};
+	int p = cp_pool_lock_of(slot, generation);
 
 	if (p == CP_NONE)
 		return;
@@ -182,10 +182,10 @@ cp_pool_reset_done(int slot, uint64 generation, bool ok)
 bool
 cp_pool_validate(int slot, uint64 *generation)
 {
-	uint64		g = cp_pool_generation(slot);
-	CpAftermath	after = {0};
-	int			p = cp_pool_lock_of(slot, g);
-	bool		idle;
+	uint64 g = cp_pool_generation(slot);
+	CpAftermath after = {0};
+	int p = cp_pool_lock_of(slot, g);
+	bool idle;
 
 	if (p == CP_NONE)
 		return false;
@@ -200,8 +200,8 @@ cp_pool_validate(int slot, uint64 *generation)
 void
 cp_pool_validated(int slot, uint64 generation, bool alive)
 {
-	CpAftermath	after = {0};
-	int			p = cp_pool_lock_of(slot, generation);
+	CpAftermath after = {0};
+	int p = cp_pool_lock_of(slot, generation);
 
 	if (p == CP_NONE)
 		return;
@@ -219,8 +219,8 @@ cp_pool_validated(int slot, uint64 generation, bool alive)
 void
 cp_pool_closed(int slot, uint64 generation)
 {
-	CpAftermath	after = {0};
-	int			p = cp_pool_lock_of(slot, generation);
+	CpAftermath after = {0};
+	int p = cp_pool_lock_of(slot, generation);
 
 	if (p == CP_NONE)
 		return;
@@ -244,15 +244,15 @@ cp_pool_close_all_idle(void)
 static int
 find_longest_idle(bool *closing)
 {
-	int			found = CP_NONE;
-	CpTime		oldest = CP_FOREVER;
+	int found = CP_NONE;
+	CpTime oldest = CP_FOREVER;
 
 	*closing = false;
 	for (int i = 0; i < cp_shared->max_slots; i++)
 	{
 		volatile CpSharedSlot *slot = &cp_slots[i];
 		CpSlotState state = slot->state;
-		int			p = slot->pool;
+		int p = slot->pool;
 
 		if (state == CP_SLOT_CLOSING)
 			*closing = true;
@@ -270,10 +270,10 @@ find_longest_idle(bool *closing)
 static void
 close_longest_idle(void)
 {
-	bool		closing;
-	int			i = find_longest_idle(&closing);
-	CpAftermath	after = {0};
-	int			p;
+	bool closing;
+	int i = find_longest_idle(&closing);
+	CpAftermath after = {0};
+	int p;
 
 	if (i == CP_NONE || closing)
 		return;
@@ -288,20 +288,20 @@ close_longest_idle(void)
 void
 cp_pool_relieve(void)
 {
-	bool		still_starved = false;
+	bool still_starved = false;
 
 	if (pg_atomic_read_u32(&cp_shared->starved_pools) == 0)
 		return;
 	for (int p = 0; p < cp_shared->max_pools; p++)
 	{
-		CpAftermath	after = {0};
+		CpAftermath after = {0};
 
 		if (!((volatile CpSharedPool *) &cp_pools[p])->starved)
 			continue;
 		cp_pool_lock(p);
 		cp_pool_dispatch(p, &after, NULL);
 		still_starved |= cp_pools[p].starved;
-		after.wake_broker = false;	/* that is us, at it already */
+		after.wake_broker = false; /* that is us, at it already */
 		cp_pool_unlock(p, &after);
 	}
 	if (still_starved)

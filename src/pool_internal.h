@@ -16,10 +16,10 @@
 /* What is to be done once the pool's lock is released; begins zeroed. */
 typedef struct CpAftermath
 {
-	int			nwakes;
-	int			wakes[CP_MAX_WAKES];	/* numbers of PGPROCs */
-	bool		wake_broker;
-	bool		dispatch_again; /* no room for more wakes */
+	int nwakes;
+	int wakes[CP_MAX_WAKES]; /* numbers of PGPROCs */
+	bool wake_broker;
+	bool dispatch_again; /* no room for more wakes */
 } CpAftermath;
 
 /* ---- pool_slot.c ---- */
@@ -31,10 +31,10 @@ extern void cp_pool_lock(int p);
  * Locks the pool that a slot is in, provided that the slot still has this
  * generation.  Returns the pool, or CP_NONE with nothing locked.
  */
-extern int	cp_pool_lock_of(int i, uint64 generation);
+extern int cp_pool_lock_of(int i, uint64 generation);
 
 extern bool cp_slot_has_holder(CpSlotState state);
-extern int	cp_pool_size(const CpSharedPool *pool);
+extern int cp_pool_size(const CpSharedPool *pool);
 
 /* Is it on the idle list: IDLE or VALIDATING? */
 extern bool cp_slot_is_listed(CpSlotState state);
@@ -46,7 +46,7 @@ extern bool cp_slot_is_donated(const CpSharedSlot *slot);
 extern void cp_slot_set_state(int i, CpSlotState to);
 
 /* A slot from the free list, still FREE, for the pool; CP_NONE if there is none. */
-extern int	cp_slot_allocate(int p);
+extern int cp_slot_allocate(int p);
 
 /* Any state -> FREE. */
 extern void cp_slot_free(int i, CpAftermath *after);
@@ -56,7 +56,7 @@ extern void cp_slot_close(int i, CpAftermath *after);
 
 /* The worklist of the broker: slots that are RESETTING or CLOSING. */
 extern void cp_slot_push_task(int i, CpAftermath *after);
-extern int	cp_slot_pop_task(void);
+extern int cp_slot_pop_task(void);
 
 /* ---- pool.c ---- */
 
@@ -74,4 +74,4 @@ extern void cp_pool_unlock(int p, CpAftermath *after);
 /* Closes all idle connections of one pool; nothing is locked. */
 extern void cp_pool_close_idle(int p);
 
-#endif							/* CP_POOL_INTERNAL_H */
+#endif /* CP_POOL_INTERNAL_H */

@@ -40,8 +40,8 @@ is_quiet(const CpSharedPool *pool)
 static int
 find_victim(CpPoolKind kind, bool empty, CpTime unused_since)
 {
-	int			victim = CP_NONE;
-	CpTime		oldest = unused_since;
+	int victim = CP_NONE;
+	CpTime oldest = unused_since;
 
 	for (int p = CP_OVERFLOW_POOL + 1; p < cp_shared->max_pools; p++)
 	{
@@ -64,7 +64,7 @@ static bool
 remove_pool(int p)
 {
 	CpSharedPool *pool = &cp_pools[p];
-	bool		removed;
+	bool removed;
 
 	cp_pool_lock(p);
 	removed = is_quiet(pool) && cp_pool_size(pool) == 0;
@@ -84,8 +84,8 @@ remove_pool(int p)
 static int
 evict_pool(int *closing)
 {
-	CpTime		now = cp_now();
-	int			victim = find_victim(CP_POOL_CONNINFO, true, CP_FOREVER);
+	CpTime now = cp_now();
+	int victim = find_victim(CP_POOL_CONNINFO, true, CP_FOREVER);
 
 	if (victim == CP_NONE)
 	{
@@ -142,8 +142,8 @@ int
 cp_pool_find(const CpPoolKey *key, const char *name, const CpPoolOptions *options,
 			 uint64 *generation)
 {
-	int			closing = CP_NONE;
-	int			p;
+	int closing = CP_NONE;
+	int p;
 
 	LWLockAcquire(cp_shmem_registry_lock(), LW_EXCLUSIVE);
 	p = find_pool(key);

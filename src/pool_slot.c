@@ -14,20 +14,17 @@
 
 #include "pool_internal.h"
 
-/* legal_change[from][to]; src/README says what each one means */
-static const bool legal_change[CP_SLOT_STATES][CP_SLOT_STATES] PG_USED_FOR_ASSERTS_ONLY = {
-	[CP_SLOT_FREE] = {[CP_SLOT_CONNECTING] = true},
-	[CP_SLOT_CONNECTING] = {[CP_SLOT_LEASED] = true,[CP_SLOT_CLOSING] = true,
-	[CP_SLOT_FREE] = true},
-	[CP_SLOT_IDLE] = {[CP_SLOT_LEASED] = true,[CP_SLOT_VALIDATING] = true,
-	[CP_SLOT_CLOSING] = true,[CP_SLOT_FREE] = true},
-	[CP_SLOT_LEASED] = {[CP_SLOT_IDLE] = true,[CP_SLOT_RESETTING] = true,
-	[CP_SLOT_CLOSING] = true,[CP_SLOT_FREE] = true},
-	[CP_SLOT_RESETTING] = {[CP_SLOT_IDLE] = true,[CP_SLOT_CLOSING] = true,
-	[CP_SLOT_FREE] = true},
-	[CP_SLOT_VALIDATING] = {[CP_SLOT_IDLE] = true,[CP_SLOT_CLOSING] = true,
-	[CP_SLOT_FREE] = true},
-	[CP_SLOT_CLOSING] = {[CP_SLOT_FREE] = true},
+#define TO(state) (1 << CP_SLOT_##state)
+
+/* Where each state may lead; src/README says when and by whom. */
+static const int legal_changes[CP_SLOT_STATES] PG_USED_FOR_ASSERTS_ONLY = {
+	[CP_SLOT_FREE] = TO(CONNECTING),
+	[CP_SLOT_CONNECTING] = TO(LEASED) | TO(CLOSING) | TO(FREE),
+	[CP_SLOT_IDLE] = TO(LEASED) | TO(VALIDATING) | TO(CLOSING) | TO(FREE),
+	[CP_SLOT_LEASED] = TO(IDLE) | TO(RESETTING) | TO(CLOSING) | TO(FREE),
+	[CP_SLOT_RESETTING] = TO(IDLE) | TO(CLOSING) | TO(FREE),
+	[CP_SLOT_VALIDATING] = TO(IDLE) | TO(CLOSING) | TO(FREE),
+	[CP_SLOT_CLOSING] = TO(FREE),
 };
 
 /* ---- asking -------------------------------------------------------------- */
@@ -47,7 +44,7 @@ cp_slot_has_holder(CpSlotState state)
 int
 cp_pool_size(const CpSharedPool *pool)
 {
-	int			size = 0;
+	int size = 0;
 
 	for (int s = CP_SLOT_FREE + 1; s < CP_SLOT_STATES; s++)
 		size += pool->counts[s];
@@ -78,7 +75,7 @@ cp_pool_lock_of(int i, uint64 generation)
 {
 	CpSharedSlot *slot = &cp_slots[i];
 	volatile int *in_pool = &slot->pool;
-	int			p = *in_pool;
+	int p = *in_pool;
 
 	if (p == CP_NONE)
 		return CP_NONE;
@@ -145,7 +142,7 @@ cp_slot_push_task(int i, CpAftermath *after)
 int
 cp_slot_pop_task(void)
 {
-	int			i;
+	int i;
 
 	SpinLockAcquire(&cp_shared->task_mutex);
 	i = cp_shared->task_head;
@@ -175,7 +172,7 @@ cp_slot_set_state(int i, CpSlotState to)
 	CpSlotState from = slot->state;
 
 	Assert(LWLockHeldByMeInMode(cp_shmem_pool_lock(slot->pool), LW_EXCLUSIVE));
-	Assert(legal_change[from][to]);
+	Assert(legal_changes[from] & (1 << to));
 
 	if (cp_slot_is_listed(from) && !cp_slot_is_listed(to))
 		idle_unlink(pool, i);
@@ -202,7 +199,7 @@ cp_slot_set_state(int i, CpSlotState to)
 int
 cp_slot_allocate(int p)
 {
-	int			i;
+	int i;
 	CpSharedSlot *slot;
 
 	SpinLockAcquire(&cp_shared->free_mutex);

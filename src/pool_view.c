@@ -20,7 +20,7 @@ bool
 cp_pool_read(int p, CpPoolInfo *info)
 {
 	CpSharedPool *pool = &cp_pools[p];
-	bool		in_use;
+	bool in_use;
 
 	LWLockAcquire(cp_shmem_pool_lock(p), LW_SHARED);
 	in_use = pool->in_use;
@@ -72,8 +72,8 @@ bool
 cp_slot_read(int i, CpSlotInfo *info)
 {
 	CpSharedSlot *slot = &cp_slots[i];
-	int			p = ((volatile CpSharedSlot *) slot)->pool;
-	bool		there;
+	int p = ((volatile CpSharedSlot *) slot)->pool;
+	bool there;
 
 	if (p == CP_NONE)
 		return false;
@@ -89,8 +89,8 @@ int
 cp_pool_waiters(int p, CpWaiterInfo **waiters)
 {
 	CpSharedPool *pool = &cp_pools[p];
-	int			room = pool->waiting;
-	int			n = 0;
+	int room = pool->waiting;
+	int n = 0;
 
 	*waiters = palloc(Max(room, 1) * sizeof(CpWaiterInfo));
 	LWLockAcquire(cp_shmem_pool_lock(p), LW_SHARED);
@@ -113,15 +113,15 @@ cp_pool_waiters(int p, CpWaiterInfo **waiters)
 
 typedef struct Holder
 {
-	int			pid;
-	CpTime		since;
+	int pid;
+	CpTime since;
 } Holder;
 
 /* Puts a holder among the longest ones seen so far, which are sorted. */
 static int
 note_holder(Holder *holders, int n, const CpSharedSlot *slot)
 {
-	int			at = n;
+	int at = n;
 
 	while (at > 0 && holders[at - 1].since > slot->leased_at)
 		at--;
@@ -138,9 +138,9 @@ note_holder(Holder *holders, int n, const CpSharedSlot *slot)
 char *
 cp_pool_describe(int p)
 {
-	CpPoolInfo	info;
-	Holder		holders[MAX_HOLDERS_NAMED];
-	int			n = 0;
+	CpPoolInfo info;
+	Holder holders[MAX_HOLDERS_NAMED];
+	int n = 0;
 	StringInfoData buf;
 
 	if (!cp_pool_read(p, &info))
@@ -161,9 +161,11 @@ cp_pool_describe(int p)
 					 info.counts[CP_SLOT_CONNECTING], info.counts[CP_SLOT_RESETTING],
 					 info.counts[CP_SLOT_CLOSING], info.waiting);
 	for (int i = 0; i < n; i++)
-		appendStringInfo(&buf, i == 0 ? _(" Longest held by pid %d (%.1f s)") :
-						 _(", pid %d (%.1f s)"),
-						 holders[i].pid, (cp_now() - holders[i].since) / 1e6);
+	{
+		const char *format = i == 0 ? _(" Longest held by pid %d (%.1f s)") : _(", pid %d (%.1f s)");
+
+		appendStringInfo(&buf, format, holders[i].pid, (cp_now() - holders[i].since) / 1e6);
+	}
 	if (n > 0)
 		appendStringInfoChar(&buf, '.');
 	return buf.data;
@@ -182,8 +184,8 @@ bool
 cp_slot_report_leak(int i, uint64 lease)
 {
 	CpSharedSlot *slot = &cp_slots[i];
-	int			p = cp_pool_lock_of(i, cp_pool_generation(i));
-	bool		marked;
+	int p = cp_pool_lock_of(i, cp_pool_generation(i));
+	bool marked;
 
 	if (p == CP_NONE)
 		return false;

@@ -28,16 +28,16 @@
 /* One statement (or several in one text) on its way. */
 typedef struct Run
 {
-	CpLease	   *lease; /* NULL once it is lost */
-	const char *pool;  /* its pool's name */
+	CpLease *lease;	  /* NULL once it is lost */
+	const char *pool; /* its pool's name */
 	const char *sql;
-	CpSink	   *sink;
-	bool		was_dirty;
+	CpSink *sink;
+	bool was_dirty;
 
-	bool  in_set;	   /* the sink has begun a result set */
-	int	  results;	   /* of statements that have ended */
-	char *tag;		   /* of the last of them */
-	bool  had_columns; /* the last of them */
+	bool in_set;	  /* the sink has begun a result set */
+	int results;	  /* of statements that have ended */
+	char *tag;		  /* of the last of them */
+	bool had_columns; /* the last of them */
 
 	/* to be freed in any case: malloc'd */
 	PGresult *result; /* in hand */
@@ -49,7 +49,7 @@ static void
 query_context(void *arg)
 {
 	Run *run = arg;
-	int	 len = strnlen(run->sql, CP_CONTEXT_SQL + 1);
+	int len = strnlen(run->sql, CP_CONTEXT_SQL + 1);
 
 	if (len <= CP_CONTEXT_SQL)
 		errcontext("remote query on pool \"%s\": %s", run->pool, run->sql);
@@ -103,8 +103,8 @@ refuse_copy(Run *run)
 static void
 note_session_state(Run *run)
 {
-	CpLease	 *lease = run->lease;
-	PGconn	 *conn = lease->remote->conn;
+	CpLease *lease = run->lease;
+	PGconn *conn = lease->remote->conn;
 	PGnotify *notify;
 
 	/* someone listens, even if no tag has said so */
@@ -272,7 +272,7 @@ char *
 cp_query_run(CpLease *lease, const char *sql, const CpParams *params, CpSink *sink)
 {
 	/* not on the stack: it changes between setjmp and longjmp */
-	Run					*run = palloc0(sizeof(Run));
+	Run *run = palloc0(sizeof(Run));
 	ErrorContextCallback context = {
 		.previous = error_context_stack,
 		.callback = query_context,

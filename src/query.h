@@ -12,8 +12,8 @@
 /* Parameters of a statement; text, NULL = SQL NULL.  count < 0: simple protocol */
 typedef struct CpParams
 {
-	int			 count;
-	Oid			*types; /* 0 = untyped */
+	int count;
+	Oid *types; /* 0 = untyped */
 	const char **values;
 } CpParams;
 

@@ -146,7 +146,7 @@ wait_for_connect(PGconn *conn, PostgresPollingStatusType state, CpTime deadline)
 	for (;;)
 	{
 		long timeout = cp_timeout_ms(deadline);
-		int	 events;
+		int events;
 
 		if (timeout == 0)
 			return false;
@@ -169,7 +169,7 @@ static CpConnectStatus
 connected(CpRemote *remote)
 {
 	PGconn *conn = remote->conn;
-	bool	recorded;
+	bool recorded;
 
 	recorded = cp_recorder_finish(remote->recorder, conn, &remote->greeting);
 	remote->recorder = NULL;
@@ -255,7 +255,7 @@ cp_remote_end(CpRemote *remote)
 void
 cp_remote_await_eof(int fd, CpTime deadline)
 {
-	char	buffer[8192];
+	char buffer[8192];
 	ssize_t n;
 
 	if (fd < 0)
@@ -295,11 +295,11 @@ make_wait_set(CpRemote *remote, pgsocket sock)
 int
 cp_remote_wait(CpRemote *remote, int events, CpTime deadline)
 {
-	pgsocket  sock = PQsocket(remote->conn);
+	pgsocket sock = PQsocket(remote->conn);
 	WaitEvent occurred[POSITIONS];
-	int		  result = 0;
-	int		  n;
-	int		  i;
+	int result = 0;
+	int n;
+	int i;
 
 	/* libpq has closed it, and says why when it is asked to go on */
 	if (sock == PGINVALID_SOCKET)
@@ -339,8 +339,8 @@ cp_remote_send(CpRemote *remote, const char *sql, int nparams, const Oid *types,
 			   const char *const *values)
 {
 	PGconn *conn = remote->conn;
-	int		sent;
-	int		unsent;
+	int sent;
+	int unsent;
 
 	if (nparams < 0)
 		sent = PQsendQuery(conn, sql);
@@ -450,9 +450,9 @@ drain(CpRemote *remote, bool probing, CpTime deadline)
 {
 	for (;;)
 	{
-		Drained	  state = read_until_ready(remote, deadline);
+		Drained state = read_until_ready(remote, deadline);
 		PGresult *result;
-		bool	  survivable;
+		bool survivable;
 
 		if (state != DRAINED)
 			return state;
@@ -481,7 +481,7 @@ drain(CpRemote *remote, bool probing, CpTime deadline)
 bool
 cp_remote_recover(CpRemote *remote, CpTime deadline)
 {
-	CpTime	patience = cp_earlier(deadline, cp_now() + RECOVER_PATIENCE);
+	CpTime patience = cp_earlier(deadline, cp_now() + RECOVER_PATIENCE);
 	Drained state;
 
 	/* when a session dies, what notices were collected in is gone already */
@@ -524,12 +524,12 @@ bool
 cp_remote_cancel(CpRemote *remote, CpTime deadline)
 {
 	struct sockaddr_storage addr = {0};
-	socklen_t				len = sizeof(addr);
-	uint8					packet[12 + CP_CANCEL_KEY_MAX];
-	int						size = build_cancel_request(&remote->greeting, packet);
-	char					byte;
-	bool					ended = false;
-	int						sock;
+	socklen_t len = sizeof(addr);
+	uint8 packet[12 + CP_CANCEL_KEY_MAX];
+	int size = build_cancel_request(&remote->greeting, packet);
+	char byte;
+	bool ended = false;
+	int sock;
 
 	if (remote->greeting.key_len == 0 ||
 		PQsocket(remote->conn) == PGINVALID_SOCKET ||
@@ -554,9 +554,9 @@ void
 cp_remote_address(CpRemote *remote, char *buf, size_t size)
 {
 	struct sockaddr_storage addr = {0};
-	socklen_t				len = sizeof(addr);
-	char					host[NI_MAXHOST];
-	char					port[NI_MAXSERV];
+	socklen_t len = sizeof(addr);
+	char host[NI_MAXHOST];
+	char port[NI_MAXSERV];
 
 	buf[0] = '\0';
 	if (PQsocket(remote->conn) == PGINVALID_SOCKET ||

@@ -22,25 +22,25 @@
 typedef enum CpConnectStatus
 {
 	CP_CONNECT_OK,
-	CP_CONNECT_FAILED,			/* PQerrorMessage(remote->conn) says why, in
-								 * libpq's verbose form */
+	/* PQerrorMessage(remote->conn) says why, in libpq's verbose form */
+	CP_CONNECT_FAILED,
 	CP_CONNECT_TIMEOUT,
-	CP_CONNECT_NO_GREETING		/* connected, but what the server said cannot
-								 * be passed on: usable unshared */
+	/* connected, but what the server said cannot be passed on: usable unshared */
+	CP_CONNECT_NO_GREETING
 } CpConnectStatus;
 
 typedef struct CpRemote
 {
-	PGconn	   *conn;
-	WaitEventSet *wait_set;		/* latch, postmaster death, socket; made on
-								 * first wait */
-	pgsocket	wait_socket;	/* the one that wait_set was made for */
-	CpRecorder *recorder;		/* while connecting, else NULL */
-	bool		shared;			/* others may have a duplicate: never say
-								 * Terminate for them */
-	bool		encrypted;		/* TLS or GSS: the socket cannot be passed */
-	bool		used_password;	/* PQconnectionUsedPassword, own ones only */
-	CpGreeting	greeting;
+	PGconn *conn;
+	/* latch, postmaster death, socket; made on first wait */
+	WaitEventSet *wait_set;
+	pgsocket wait_socket; /* the one that wait_set was made for */
+	CpRecorder *recorder; /* while connecting, else NULL */
+	/* others may have a duplicate: never say Terminate for them */
+	bool shared;
+	bool encrypted;		/* TLS or GSS: the socket cannot be passed */
+	bool used_password; /* PQconnectionUsedPassword, own ones only */
+	CpGreeting greeting;
 } CpRemote;
 
 /*
@@ -80,7 +80,7 @@ extern void cp_remote_let_go(CpRemote *remote);
  * the socket, shut down for writing, on which the peer's end of file can be
  * awaited, or -1.  Waits for nothing.  NULL is allowed.
  */
-extern int	cp_remote_end(CpRemote *remote);
+extern int cp_remote_end(CpRemote *remote);
 
 /*
  * Waits up to the deadline for the peer's end of file on fd (-1 is allowed),
@@ -137,9 +137,9 @@ extern bool cp_remote_parameters_changed(CpRemote *remote);
  * on postmaster death.  The first wait may throw: no descriptor for the set.
  * A connection that libpq has given up is always "ready".
  */
-extern int	cp_remote_wait(CpRemote *remote, int events, CpTime deadline);
+extern int cp_remote_wait(CpRemote *remote, int events, CpTime deadline);
 
 /* "host:port" or a socket path of the peer, by getpeername; buf is filled */
 extern void cp_remote_address(CpRemote *remote, char *buf, size_t size);
 
-#endif							/* CP_REMOTE_H */
+#endif /* CP_REMOTE_H */

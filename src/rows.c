@@ -36,11 +36,11 @@ typedef enum Matching
 /* A column of the rows we make. */
 typedef struct Column
 {
-	bool	 dropped;
-	int		 source; /* column of the remote result */
+	bool dropped;
+	int source; /* column of the remote result */
 	FmgrInfo input;
-	Oid		 ioparam;
-	int32	 typmod;
+	Oid ioparam;
+	int32 typmod;
 
 	/* for error messages; made before they are needed, see column_context */
 	const char *name;
@@ -50,17 +50,17 @@ typedef struct Column
 
 typedef struct TypedRows
 {
-	CpRows	 rows;
+	CpRows rows;
 	Matching matching;
-	Oid		 type;	 /* declared, for MATCH_NAME and MATCH_SINGLE */
-	Oid		 domain; /* over a composite: to be checked, or InvalidOid */
-	void	*domain_cache;
-	int		 needs; /* CP_CONVERT_* */
-	int		 count;
-	Column	*columns;
-	Datum	*values;
-	bool	*nulls;
-	Column	*current; /* being converted */
+	Oid type;	/* declared, for MATCH_NAME and MATCH_SINGLE */
+	Oid domain; /* over a composite: to be checked, or InvalidOid */
+	void *domain_cache;
+	int needs; /* CP_CONVERT_* */
+	int count;
+	Column *columns;
+	Datum *values;
+	bool *nulls;
+	Column *current; /* being converted */
 } TypedRows;
 
 /* ---- all kinds ---- */
@@ -84,8 +84,8 @@ void
 cp_rows_init(CpRows *rows, FunctionCallInfo fcinfo, TupleDesc desc)
 {
 	ReturnSetInfo *info = (ReturnSetInfo *) fcinfo->resultinfo;
-	bool		   random = (info->allowedModes & SFRM_Materialize_Random) != 0;
-	MemoryContext  old;
+	bool random = (info->allowedModes & SFRM_Materialize_Random) != 0;
+	MemoryContext old;
 
 	rows->row_context = AllocSetContextCreate(CurrentMemoryContext, "conpool row",
 											  ALLOCSET_DEFAULT_SIZES);
@@ -147,8 +147,8 @@ static void
 prepare_column(TypedRows *typed, int i)
 {
 	Form_pg_attribute attribute = TupleDescAttr(typed->rows.desc, i);
-	Column			 *column = &typed->columns[i];
-	Oid				  input;
+	Column *column = &typed->columns[i];
+	Oid input;
 
 	column->dropped = attribute->attisdropped;
 	if (column->dropped)
@@ -319,7 +319,7 @@ convert_row(TypedRows *typed, PGresult *result, int row)
 	for (int i = 0; i < typed->count; i++)
 	{
 		Column *column = &typed->columns[i];
-		char   *value;
+		char *value;
 
 		if (column->dropped)
 			continue;
@@ -346,8 +346,8 @@ check_domain(TypedRows *typed)
 static void
 put_typed(CpSink *sink, PGresult *result, int row)
 {
-	TypedRows			*typed = (TypedRows *) sink;
-	MemoryContext		 old = MemoryContextSwitchTo(typed->rows.row_context);
+	TypedRows *typed = (TypedRows *) sink;
+	MemoryContext old = MemoryContextSwitchTo(typed->rows.row_context);
 	ErrorContextCallback context = {
 		.previous = error_context_stack,
 		.callback = column_context,

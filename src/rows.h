@@ -17,11 +17,11 @@
 /* What all such sinks begin with. */
 typedef struct CpRows
 {
-	CpSink			 sink;
-	TupleDesc		 desc; /* of the rows that are stored */
+	CpSink sink;
+	TupleDesc desc; /* of the rows that are stored */
 	Tuplestorestate *store;
-	MemoryContext	 row_context; /* reset after each row */
-	int				 nest_level;  /* of settings, see convert.h */
+	MemoryContext row_context; /* reset after each row */
+	int nest_level;			   /* of settings, see convert.h */
 } CpRows;
 
 /* Raises 0A000 unless the caller accepts a set in a tuplestore. */

@@ -37,18 +37,18 @@ typedef enum JsonKind
 typedef struct JsonColumn
 {
 	const char *name;
-	JsonKind	kind; /* of an array: of its elements */
-	bool		is_array;
+	JsonKind kind; /* of an array: of its elements */
+	bool is_array;
 } JsonColumn;
 
 typedef struct JsonRows
 {
-	CpRows			  rows;
-	int				  count;
-	JsonColumn		 *columns;
-	FmgrInfo		  text_array_input;
-	MemoryContext	  set_context; /* of columns, reset for each result set */
-	const JsonColumn *current;	   /* being converted */
+	CpRows rows;
+	int count;
+	JsonColumn *columns;
+	FmgrInfo text_array_input;
+	MemoryContext set_context; /* of columns, reset for each result set */
+	const JsonColumn *current; /* being converted */
 } JsonRows;
 
 /* ---- columns ---- */
@@ -109,7 +109,7 @@ describe_column(JsonColumn *column, PGresult *fields, int i)
 static void
 begin_json(CpSink *sink, PGconn *conn, PGresult *fields)
 {
-	JsonRows	 *json = (JsonRows *) sink;
+	JsonRows *json = (JsonRows *) sink;
 	MemoryContext old;
 
 	cp_rows_begin_set(&json->rows, conn, 0);
@@ -159,10 +159,10 @@ push_number(JsonbParseState **state, JsonbIteratorToken as, const char *text)
 static void
 push_json(JsonbParseState **state, JsonbIteratorToken as, const char *text)
 {
-	Jsonb			  *jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
-	JsonbIterator	  *it = JsonbIteratorInit(&jsonb->root);
+	Jsonb *jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	JsonbIterator *it = JsonbIteratorInit(&jsonb->root);
 	JsonbIteratorToken token;
-	JsonbValue		   value;
+	JsonbValue value;
 
 	if (JB_ROOT_IS_SCALAR(jsonb))
 	{
@@ -215,11 +215,11 @@ push_scalar(JsonbParseState **state, JsonbIteratorToken as, JsonKind kind, const
 typedef struct Elements
 {
 	JsonKind kind;
-	int		 ndim;
-	int		*dims;
-	Datum	*values; /* text */
-	bool	*nulls;
-	int		 next;
+	int ndim;
+	int *dims;
+	Datum *values; /* text */
+	bool *nulls;
+	int next;
 } Elements;
 
 static void
@@ -246,9 +246,9 @@ static void
 push_array(JsonRows *json, JsonbParseState **state, JsonKind kind, char *text)
 {
 	ArrayType *array;
-	Elements   elements = {.kind = kind};
-	int		   nothing = 0;
-	int		   count;
+	Elements elements = {.kind = kind};
+	int nothing = 0;
+	int count;
 
 	array = DatumGetArrayTypeP(InputFunctionCall(&json->text_array_input, text, TEXTOID, -1));
 	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT,
@@ -274,13 +274,13 @@ static Jsonb *
 row_object(JsonRows *json, PGresult *result, int row)
 {
 	JsonbParseState *state = NULL;
-	JsonbValue		*object;
+	JsonbValue *object;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < json->count; i++)
 	{
 		const JsonColumn *column = &json->columns[i];
-		char			 *value;
+		char *value;
 
 		json->current = column;
 		value = cp_rows_value(result, row, i);
@@ -298,15 +298,15 @@ row_object(JsonRows *json, PGresult *result, int row)
 static void
 put_json(CpSink *sink, PGresult *result, int row)
 {
-	JsonRows			*json = (JsonRows *) sink;
-	MemoryContext		 old = MemoryContextSwitchTo(json->rows.row_context);
+	JsonRows *json = (JsonRows *) sink;
+	MemoryContext old = MemoryContextSwitchTo(json->rows.row_context);
 	ErrorContextCallback context = {
 		.previous = error_context_stack,
 		.callback = column_context,
 		.arg = json,
 	};
 	Datum value;
-	bool  is_null = false;
+	bool is_null = false;
 
 	error_context_stack = &context;
 	value = JsonbPGetDatum(row_object(json, result, row));

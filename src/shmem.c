@@ -20,7 +20,7 @@
 
 #define TRANCHE "conpool"
 
-CpShared   *cp_shared = NULL;
+CpShared *cp_shared = NULL;
 CpSharedPool *cp_pools = NULL;
 CpSharedSlot *cp_slots = NULL;
 CpSharedWaiter *cp_waiters = NULL;
@@ -74,7 +74,7 @@ init_header(void)
 {
 	memset(cp_shared, 0, sizeof(*cp_shared));
 	cp_shared->max_slots = cp_guc_max_connections;
-	cp_shared->max_pools = cp_guc_max_pools + 1;	/* and the overflow pool */
+	cp_shared->max_pools = cp_guc_max_pools + 1; /* and the overflow pool */
 	cp_shared->max_waiters = waiter_count();
 	if (!pg_strong_random(cp_shared->secret, sizeof(cp_shared->secret)))
 		ereport(FATAL,
@@ -137,7 +137,7 @@ init_pools(void)
 static void
 startup(void)
 {
-	bool		found;
+	bool found;
 
 	if (prev_shmem_startup_hook)
 		prev_shmem_startup_hook();

@@ -36,34 +36,34 @@
 /* the rule a connection is opened under, part of the pool (design, section 7) */
 typedef enum CpTrust
 {
-	CP_TRUST_PASSWORD,			/* the remote must have asked for a password */
-	CP_TRUST_ANY				/* a superuser's, or password_required 'false' */
+	CP_TRUST_PASSWORD, /* the remote must have asked for a password */
+	CP_TRUST_ANY	   /* a superuser's, or password_required 'false' */
 } CpTrust;
 
 typedef enum CpPoolKind
 {
-	CP_POOL_SERVER,				/* a foreign server and a user mapping */
-	CP_POOL_CONNINFO,			/* a connection string and a role */
+	CP_POOL_SERVER,	  /* a foreign server and a user mapping */
+	CP_POOL_CONNINFO, /* a connection string and a role */
 	CP_POOL_OVERFLOW
 } CpPoolKind;
 
 /* HMAC of the connection options with the segment's secret */
 typedef struct CpFingerprint
 {
-	uint8		bytes[16];
+	uint8 bytes[16];
 } CpFingerprint;
 
 /* What makes a pool; compared as bytes, so zero it first. */
 typedef struct CpPoolKey
 {
-	Oid			database;
-	Oid			server;			/* CP_POOL_SERVER */
-	Oid			mapping;		/* CP_POOL_SERVER: oid of the user mapping */
-	Oid			role;			/* the mapping's, InvalidOid = PUBLIC;
-								 * CP_POOL_CONNINFO: the caller's */
-	uint32		kind;			/* CpPoolKind */
-	uint32		trust;			/* CpTrust */
-	CpFingerprint conninfo;		/* CP_POOL_CONNINFO: HMAC of the string */
+	Oid database;
+	Oid server;	 /* CP_POOL_SERVER */
+	Oid mapping; /* CP_POOL_SERVER: oid of the user mapping */
+	/* the mapping's, InvalidOid = PUBLIC; CP_POOL_CONNINFO: the caller's */
+	Oid role;
+	uint32 kind;			/* CpPoolKind */
+	uint32 trust;			/* CpTrust */
+	CpFingerprint conninfo; /* CP_POOL_CONNINFO: HMAC of the string */
 } CpPoolKey;
 
 /*
@@ -72,13 +72,13 @@ typedef struct CpPoolKey
  */
 typedef enum CpSlotState
 {
-	CP_SLOT_FREE,				/* no connection; on the free list */
-	CP_SLOT_CONNECTING,			/* its holder has a permit and opens it */
-	CP_SLOT_IDLE,				/* the broker has it, clean, on the idle list */
-	CP_SLOT_LEASED,				/* its holder uses it */
-	CP_SLOT_RESETTING,			/* the broker clears its session state */
-	CP_SLOT_VALIDATING,			/* the broker looks whether it still lives */
-	CP_SLOT_CLOSING				/* the broker ends it */
+	CP_SLOT_FREE,		/* no connection; on the free list */
+	CP_SLOT_CONNECTING, /* its holder has a permit and opens it */
+	CP_SLOT_IDLE,		/* the broker has it, clean, on the idle list */
+	CP_SLOT_LEASED,		/* its holder uses it */
+	CP_SLOT_RESETTING,	/* the broker clears its session state */
+	CP_SLOT_VALIDATING, /* the broker looks whether it still lives */
+	CP_SLOT_CLOSING		/* the broker ends it */
 } CpSlotState;
 
 #define CP_SLOT_STATES (CP_SLOT_CLOSING + 1)
@@ -88,53 +88,53 @@ typedef struct CpSharedSlot
 {
 	/* free list's spinlock while FREE, pool lock otherwise */
 	CpSlotState state;
-	int			pool;
-	int			prev;			/* idle list; most recently used first */
-	int			next;			/* idle list or free list */
+	int pool;
+	int prev; /* idle list; most recently used first */
+	int next; /* idle list or free list */
 
 	/* pool lock */
-	uint64		generation;		/* changes when a connection enters, and when
-								 * it starts to leave */
-	CpTime		state_since;
-	uint64		vault_epoch;	/* the broker run that has the socket, or 0 */
+	/* changes when a connection enters, and when it starts to leave */
+	uint64 generation;
+	CpTime state_since;
+	uint64 vault_epoch; /* the broker run that has the socket, or 0 */
 	CpFingerprint fingerprint;
-	bool		unshared;
-	bool		encrypted;
-	bool		in_transaction; /* a reset begins with ROLLBACK */
-	bool		mid_protocol;	/* no Terminate may be sent when closing */
-	int			remote_pid;
-	char		remote_address[CP_ADDRESS_LEN];
-	CpTime		opened_at;
-	CpTime		idle_since;
-	uint64		uses;
+	bool unshared;
+	bool encrypted;
+	bool in_transaction; /* a reset begins with ROLLBACK */
+	bool mid_protocol;	 /* no Terminate may be sent when closing */
+	int remote_pid;
+	char remote_address[CP_ADDRESS_LEN];
+	CpTime opened_at;
+	CpTime idle_since;
+	uint64 uses;
 
 	/* pool lock: the lease; set exactly in LEASED and CONNECTING */
-	int			holder_proc;	/* number of its PGPROC, or CP_NONE */
-	int			holder_pid;
-	uint64		lease;
-	CpScope		scope;
-	Oid			lease_role;
-	CpTime		leased_at;
-	bool		leak_reported;
+	int holder_proc; /* number of its PGPROC, or CP_NONE */
+	int holder_pid;
+	uint64 lease;
+	CpScope scope;
+	Oid lease_role;
+	CpTime leased_at;
+	bool leak_reported;
 
 	/* worklist's spinlock */
-	bool		queued_task;
-	int			next_task;
+	bool queued_task;
+	int next_task;
 
 	/* atomic: since when a remote statement runs (CpTime), or 0 */
 	pg_atomic_uint64 running_since;
 
 	/* the slot's own spinlock; written by the holder */
-	slock_t		mutex;
-	char		sql[CP_SQL_LEN];	/* the local statement that took the lease */
+	slock_t mutex;
+	char sql[CP_SQL_LEN]; /* the local statement that took the lease */
 } CpSharedSlot;
 
 typedef enum CpWaiterState
 {
 	CP_WAITER_NONE,
 	CP_WAITER_QUEUED,
-	CP_WAITER_GRANTED_LEASE,	/* slot is LEASED to it */
-	CP_WAITER_GRANTED_PERMIT	/* slot is CONNECTING, held by it */
+	CP_WAITER_GRANTED_LEASE, /* slot is LEASED to it */
+	CP_WAITER_GRANTED_PERMIT /* slot is CONNECTING, held by it */
 } CpWaiterState;
 
 /* One backend that may wait; indexed by the number of its PGPROC. */
@@ -142,89 +142,89 @@ typedef struct CpSharedWaiter
 {
 	/* pool lock of `pool`; `state` may be read by its owner without it */
 	CpWaiterState state;
-	int			pool;
-	int			prev;
-	int			next;
-	int			slot;			/* what was granted */
-	uint64		generation;		/* of the granted slot */
-	int			pid;
-	CpTime		since;
-	bool		wants_permit;	/* only an unshared connection will do */
-	CpTime		wait;			/* microseconds counted at the grant */
+	int pool;
+	int prev;
+	int next;
+	int slot;		   /* what was granted */
+	uint64 generation; /* of the granted slot */
+	int pid;
+	CpTime since;
+	bool wants_permit; /* only an unshared connection will do */
+	CpTime wait;	   /* microseconds counted at the grant */
 	CpFingerprint fingerprint;
-	uint64		lease;
-	CpScope		scope;
-	Oid			role;
+	uint64 lease;
+	CpScope scope;
+	Oid role;
 } CpSharedWaiter;
 
 typedef struct CpSharedPool
 {
 	/* registry lock to change, registry or pool lock to read */
-	bool		in_use;
-	uint64		generation;		/* changes when the entry is given away */
-	CpPoolKey	key;
+	bool in_use;
+	uint64 generation; /* changes when the entry is given away */
+	CpPoolKey key;
 
 	/* pool lock */
-	char		name[CP_POOL_NAME_LEN];
+	char name[CP_POOL_NAME_LEN];
 	CpPoolOptions options;
-	int			counts[CP_SLOT_STATES]; /* of its slots, FREE unused */
-	int			unshared;		/* of them */
-	int			idle_head;
-	int			idle_tail;
-	int			queue_head;
-	int			queue_tail;
-	int			waiting;
-	bool		starved;		/* has room by its own ceilings, but no slot
-								 * was free */
-	CpTime		last_used;
+	int counts[CP_SLOT_STATES]; /* of its slots, FREE unused */
+	int unshared;				/* of them */
+	int idle_head;
+	int idle_tail;
+	int queue_head;
+	int queue_tail;
+	int waiting;
+	/* has room by its own ceilings, but no slot was free */
+	bool starved;
+	CpTime last_used;
 	CpPoolStats stats;
 } CpSharedPool;
 
 /* A leak that is over, for the view "leaks". */
 typedef struct CpLeakRecord
 {
-	char		pool[CP_POOL_NAME_LEN];
-	CpPoolKey	key;
-	uint64		lease;
-	int			pid;
-	Oid			role;
-	CpTime		since;
-	CpTime		held_for;		/* microseconds */
-	char		sql[CP_SQL_LEN];
+	char pool[CP_POOL_NAME_LEN];
+	CpPoolKey key;
+	uint64 lease;
+	int pid;
+	Oid role;
+	CpTime since;
+	CpTime held_for; /* microseconds */
+	char sql[CP_SQL_LEN];
 } CpLeakRecord;
 
 typedef struct CpShared
 {
 	/* fixed after start */
-	int			max_slots;
-	int			max_pools;
-	int			max_waiters;
-	uint8		secret[32];		/* for fingerprints and conninfo digests */
+	int max_slots;
+	int max_pools;
+	int max_waiters;
+	uint8 secret[32]; /* for fingerprints and conninfo digests */
 
 	/* atomic */
-	pg_atomic_uint64 next_lease;	/* leases, and later requests and cursors */
-	pg_atomic_uint64 broker_epoch;	/* 0 while there is no broker */
-	pg_atomic_uint32 broker_proc;	/* number of its PGPROC */
+	pg_atomic_uint64 next_lease;   /* leases, and later requests and cursors */
+	pg_atomic_uint64 broker_epoch; /* 0 while there is no broker */
+	pg_atomic_uint32 broker_proc;  /* number of its PGPROC */
 	pg_atomic_uint32 broker_pid;
 	pg_atomic_uint32 starved_pools; /* how many */
 
 	/* the broker's alone */
-	uint64		last_epoch;
+	uint64 last_epoch;
 
 	/* registry lock */
-	uint64		last_pool_generation;
-	uint64		leak_count;		/* ever written to the ring */
+	uint64 last_pool_generation;
+	uint64 leak_count; /* ever written to the ring */
 	CpLeakRecord leak_ring[CP_LEAK_RING];
 
 	/* free list's spinlock */
-	slock_t		free_mutex;
-	int			free_head;
-	int			free_count;
+	slock_t free_mutex;
+	int free_head;
+	int free_count;
 
 	/* worklist's spinlock: slots the broker has to look at */
-	slock_t		task_mutex;
-	int			task_head;
-	int			task_tail;
+	slock_t task_mutex;
+	int task_head;
+	int task_tail;
 } CpShared;
 
 /* NULL unless the library was preloaded */
@@ -243,7 +243,7 @@ extern LWLock *cp_shmem_registry_lock(void);
 extern LWLock *cp_shmem_pool_lock(int pool);
 
 /* number of this process's PGPROC: index of its CpSharedWaiter */
-extern int	cp_shmem_my_proc(void);
+extern int cp_shmem_my_proc(void);
 
 /* wakes a process that has a PGPROC; never under a lock */
 extern void cp_shmem_wake(int procno);
@@ -256,4 +256,4 @@ cp_shmem_broker_epoch(void)
 	return pg_atomic_read_u64(&cp_shared->broker_epoch);
 }
 
-#endif							/* CP_SHMEM_H */
+#endif /* CP_SHMEM_H */

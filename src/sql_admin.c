@@ -44,10 +44,10 @@ reset_all(void)
 static bool
 reset_pools(const char *name)
 {
-	bool		is_server = !cp_target_is_conninfo(name);
-	Oid			server = is_server ? get_foreign_server_oid(name, true) : InvalidOid;
-	bool		found = OidIsValid(server);
-	CpPoolInfo	pool;
+	bool is_server = !cp_target_is_conninfo(name);
+	Oid server = is_server ? get_foreign_server_oid(name, true) : InvalidOid;
+	bool found = OidIsValid(server);
+	CpPoolInfo pool;
 
 	for (int i = 0; i < cp_shared->max_pools; i++)
 	{
@@ -112,10 +112,10 @@ refuse_below(int least, int value, const char *name)
 Datum
 conpool_recommended_size(PG_FUNCTION_ARGS)
 {
-	int			cores = PG_GETARG_INT32(0);
-	int			spindles = PG_GETARG_INT32(1);
-	int			clients = PG_GETARG_INT32(2);
-	int64		size;
+	int cores = PG_GETARG_INT32(0);
+	int spindles = PG_GETARG_INT32(1);
+	int clients = PG_GETARG_INT32(2);
+	int64 size;
 
 	cp_shmem_require();
 	refuse_below(1, cores, "cores");

@@ -46,8 +46,8 @@ static int64
 timeout_from_interval(const Interval *interval)
 {
 	/* months count 30 days, as in comparisons of intervals */
-	double		days = (double) interval->month * DAYS_PER_MONTH + interval->day;
-	double		ms = ceil((days * USECS_PER_DAY + (double) interval->time) / 1000);
+	double days = (double) interval->month * DAYS_PER_MONTH + interval->day;
+	double ms = ceil((days * USECS_PER_DAY + (double) interval->time) / 1000);
 
 	if (ms < 0)
 		ereport(ERROR,
@@ -59,9 +59,9 @@ timeout_from_interval(const Interval *interval)
 Datum
 conpool_checkout(PG_FUNCTION_ARGS)
 {
-	CpScope		scope;
-	int64		timeout = -1;
-	CpLease    *lease;
+	CpScope scope;
+	int64 timeout = -1;
+	CpLease *lease;
 
 	cp_shmem_require();
 	cp_args_require(fcinfo, 0, "server");

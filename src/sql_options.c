@@ -34,7 +34,7 @@ PG_FUNCTION_INFO_V1(conpool_fdw_validator);
 static List *
 server_option_names(void)
 {
-	List	   *names = list_make1("server");
+	List *names = list_make1("server");
 	const char *keyword;
 
 	for (const CpOption *option = cp_options; option->name; option++)
@@ -52,7 +52,7 @@ server_option_names(void)
 static List *
 mapping_option_names(void)
 {
-	List	   *names = list_make3("password_required", "sslcert", "sslkey");
+	List *names = list_make3("password_required", "sslcert", "sslkey");
 	const char *keyword;
 
 	for (const CpOption *option = cp_options; option->name; option++)
@@ -97,15 +97,15 @@ contains(List *names, const char *name)
 static const char *
 nearest(List *names, const char *name)
 {
-	int			len = strlen(name);
-	int			limit = Min(MAX_EDITS, len / 2);
+	int len = strlen(name);
+	int limit = Min(MAX_EDITS, len / 2);
 	const char *best = NULL;
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, names)
 	{
 		const char *candidate = lfirst(cell);
-		int			edits;
+		int edits;
 
 		edits = varstr_levenshtein_less_equal(name, len, candidate, strlen(candidate),
 											  1, 1, 1, limit, true);
@@ -122,7 +122,7 @@ static char *
 joined(List *names)
 {
 	StringInfoData buf;
-	ListCell	  *cell;
+	ListCell *cell;
 
 	initStringInfo(&buf);
 	foreach(cell, names)
@@ -133,7 +133,7 @@ joined(List *names)
 static int
 hint_for_unknown(const char *name, Oid catalog)
 {
-	List	   *names = option_names(catalog);
+	List *names = option_names(catalog);
 	const char *meant = nearest(names, name);
 
 	if (catalog != UserMappingRelationId && contains(mapping_option_names(), name))
@@ -192,7 +192,7 @@ check_mapping_option(DefElem *def)
 static void
 check_reference(List *options)
 {
-	bool	  refers = false;
+	bool refers = false;
 	ListCell *cell;
 
 	foreach(cell, options)
@@ -238,14 +238,14 @@ refuse_foreign_tables(Oid catalog)
 Datum
 conpool_fdw_validator(PG_FUNCTION_ARGS)
 {
-	List	 *options = untransformRelOptions(PG_GETARG_DATUM(0));
-	Oid		  catalog = PG_GETARG_OID(1);
+	List *options = untransformRelOptions(PG_GETARG_DATUM(0));
+	Oid catalog = PG_GETARG_OID(1);
 	ListCell *cell;
 
 	refuse_foreign_tables(catalog);
 	foreach(cell, options)
 	{
-		DefElem		   *def = lfirst_node(DefElem, cell);
+		DefElem *def = lfirst_node(DefElem, cell);
 		const CpOption *option = cp_option_find(def->defname);
 
 		check_known(def->defname, catalog);

@@ -42,10 +42,10 @@ static char *
 run(FunctionCallInfo fcinfo, int first, By by, CpSink *sink)
 {
 	CpParams params;
-	char	*sql;
-	char	*tag;
+	char *sql;
+	char *tag;
 	CpLease *lease;
-	bool	 give_back = false;
+	bool give_back = false;
 
 	cp_args_require(fcinfo, first, by == BY_SERVER ? "server" : "lease");
 	cp_args_require(fcinfo, first + 1, "sql");

@@ -43,12 +43,12 @@ PG_FUNCTION_INFO_V1(conpool_get_stat_pools);
 typedef struct Rows
 {
 	ReturnSetInfo *result;
-	Oid			viewer;
-	bool		sees_all;
-	CpTime		now;			/* one instant for all rows */
-	int			ncolumns;		/* of the row that is being built */
-	Datum		values[MAX_COLUMNS];
-	bool		nulls[MAX_COLUMNS];
+	Oid viewer;
+	bool sees_all;
+	CpTime now;	  /* one instant for all rows */
+	int ncolumns; /* of the row that is being built */
+	Datum values[MAX_COLUMNS];
+	bool nulls[MAX_COLUMNS];
 } Rows;
 
 static void
@@ -123,7 +123,7 @@ add_instant(Rows *rows, CpTime t)
 static void
 add_interval(Rows *rows, CpTime us)
 {
-	Interval   *interval = palloc0(sizeof(Interval));
+	Interval *interval = palloc0(sizeof(Interval));
 
 	interval->time = us;
 	add(rows, IntervalPGetDatum(interval));
@@ -150,8 +150,8 @@ add_choice(Rows *rows, const char *option, int value)
 static void
 add_pool(Rows *rows, const CpPoolKey *key, const char *name)
 {
-	char	   *database = NULL;
-	char	   *role = NULL;
+	char *database = NULL;
+	char *role = NULL;
 
 	if (OidIsValid(key->database))
 	{
@@ -211,7 +211,7 @@ add_sql(Rows *rows, Oid role, const char *sql)
 static int
 size_of(const CpPoolInfo *pool)
 {
-	int			size = 0;
+	int size = 0;
 
 	for (int state = CP_SLOT_FREE + 1; state < CP_SLOT_STATES; state++)
 		size += pool->counts[state];
@@ -242,8 +242,8 @@ add_pool_options(Rows *rows, const CpPoolOptions *options)
 Datum
 conpool_get_pools(PG_FUNCTION_ARGS)
 {
-	Rows		rows;
-	CpPoolInfo	pool;
+	Rows rows;
+	CpPoolInfo pool;
 
 	begin_rows(&rows, fcinfo);
 	for (int i = 0; i < cp_shared->max_pools; i++)
@@ -270,8 +270,8 @@ conpool_get_pools(PG_FUNCTION_ARGS)
 Datum
 conpool_get_stat_pools(PG_FUNCTION_ARGS)
 {
-	Rows		rows;
-	CpPoolInfo	pool;
+	Rows rows;
+	CpPoolInfo pool;
 
 	begin_rows(&rows, fcinfo);
 	for (int i = 0; i < cp_shared->max_pools; i++)
@@ -332,14 +332,15 @@ state_name(CpSlotState state)
 Datum
 conpool_get_connections(PG_FUNCTION_ARGS)
 {
-	Rows		rows;
-	CpSlotInfo	slot;
+	Rows rows;
+	CpSlotInfo slot;
 
 	begin_rows(&rows, fcinfo);
 	for (int i = 0; i < cp_shared->max_slots; i++)
 	{
-		bool		held;
-		bool		is_open;
+		bool held;
+		bool sees;
+		bool is_open;
 
 		if (!cp_slot_read(i, &slot) || !sees_pool(&rows, &slot.key))
 			continue;
@@ -348,8 +349,8 @@ conpool_get_connections(PG_FUNCTION_ARGS)
 		add(&rows, Int32GetDatum(i));
 		add_pool(&rows, &slot.key, slot.name);
 		add_text(&rows, state_name(slot.state));
-		add_text(&rows, sees_role(&rows, held ? slot.lease_role : slot.key.role) ?
-				 slot.remote_address : NULL);
+		sees = sees_role(&rows, held ? slot.lease_role : slot.key.role);
+		add_text(&rows, sees ? slot.remote_address : NULL);
 		add_pid(&rows, slot.remote_pid);
 		add_instant(&rows, is_open ? slot.opened_at : 0);
 		add_instant(&rows, slot.state == CP_SLOT_IDLE ? slot.idle_since : 0);
@@ -372,8 +373,8 @@ read_lease(const Rows *rows, int i, CpSlotInfo *slot)
 Datum
 conpool_get_leases(PG_FUNCTION_ARGS)
 {
-	Rows		rows;
-	CpSlotInfo	slot;
+	Rows rows;
+	CpSlotInfo slot;
 
 	begin_rows(&rows, fcinfo);
 	for (int i = 0; i < cp_shared->max_slots; i++)
@@ -396,13 +397,13 @@ conpool_get_leases(PG_FUNCTION_ARGS)
 Datum
 conpool_get_waiters(PG_FUNCTION_ARGS)
 {
-	Rows		rows;
+	Rows rows;
 
 	begin_rows(&rows, fcinfo);
 	for (int pool = 0; pool < cp_shared->max_pools; pool++)
 	{
 		CpWaiterInfo *waiters;
-		int			n = cp_pool_waiters(pool, &waiters);
+		int n = cp_pool_waiters(pool, &waiters);
 
 		for (int i = 0; i < n; i++)
 		{
@@ -427,7 +428,7 @@ conpool_get_waiters(PG_FUNCTION_ARGS)
 static void
 add_held_leaks(Rows *rows)
 {
-	CpSlotInfo	slot;
+	CpSlotInfo slot;
 
 	for (int i = 0; i < cp_shared->max_slots; i++)
 	{
@@ -448,7 +449,7 @@ static void
 add_abandoned_leaks(Rows *rows)
 {
 	CpLeakRecord *records;
-	int			n = cp_leak_recent(&records);
+	int n = cp_leak_recent(&records);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -470,7 +471,7 @@ add_abandoned_leaks(Rows *rows)
 Datum
 conpool_get_leaks(PG_FUNCTION_ARGS)
 {
-	Rows		rows;
+	Rows rows;
 
 	begin_rows(&rows, fcinfo);
 	add_held_leaks(&rows);

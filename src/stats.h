@@ -13,23 +13,23 @@
 /* Counters of one pool, since stats_reset.  Times in microseconds. */
 typedef struct CpPoolStats
 {
-	int64		checkouts;
-	int64		checkout_timeouts;	/* refusals for a full queue included */
-	int64		checkout_cancels;
-	int64		waited;			/* how many had to queue */
-	int64		total_wait_time;	/* of checkouts, timeouts and cancels */
-	int64		max_wait_time;
-	int64		total_checkout_time;
-	int64		max_checkout_time;
-	int64		connects;
-	int64		connect_failures;
-	int64		total_connect_time; /* of connects that succeeded */
-	int64		queries;
-	int64		query_errors;
-	int64		rows;
-	int64		discarded;		/* ended because dead or in doubt */
-	int64		resets;
-	int64		leaks;
+	int64 checkouts;
+	int64 checkout_timeouts; /* refusals for a full queue included */
+	int64 checkout_cancels;
+	int64 waited;		   /* how many had to queue */
+	int64 total_wait_time; /* of checkouts, timeouts and cancels */
+	int64 max_wait_time;
+	int64 total_checkout_time;
+	int64 max_checkout_time;
+	int64 connects;
+	int64 connect_failures;
+	int64 total_connect_time; /* of connects that succeeded */
+	int64 queries;
+	int64 query_errors;
+	int64 rows;
+	int64 discarded; /* ended because dead or in doubt */
+	int64 resets;
+	int64 leaks;
 	TimestampTz stats_reset;
 } CpPoolStats;
 
@@ -55,4 +55,4 @@ extern void cp_stats_connect(CpPoolStats *stats, CpTime taken);
 /* all counters to zero, stats_reset to now */
 extern void cp_stats_reset(CpPoolStats *stats);
 
-#endif							/* CP_STATS_H */
+#endif /* CP_STATS_H */

@@ -54,50 +54,50 @@ typedef enum Wrapper
 /* A foreign server, as far as it matters here. */
 typedef struct Server
 {
-	Oid		oid;
-	char   *name;
+	Oid oid;
+	char *name;
 	Wrapper wrapper;
-	List   *options; /* of DefElem */
-	bool	uncommitted;
+	List *options; /* of DefElem */
+	bool uncommitted;
 } Server;
 
 typedef struct Mapping
 {
-	Oid	  oid;
-	Oid	  role;	   /* InvalidOid = PUBLIC */
+	Oid oid;
+	Oid role;	   /* InvalidOid = PUBLIC */
 	List *options; /* of DefElem */
-	bool  uncommitted;
+	bool uncommitted;
 } Mapping;
 
 typedef struct CacheKey
 {
 	uint64 digest; /* of the name */
-	Oid	   role;
+	Oid role;
 	uint32 unused; /* zero: keys are compared as bytes */
 } CacheKey;
 
 /* What is kept with a target; lies in a memory context of its own. */
 typedef struct Entry
 {
-	CpTarget	   target;
-	MemoryContext  context;
-	dlist_node	   node; /* in `recent` */
-	CacheKey	   key;
-	char		  *name;	   /* as the caller gave it: may hold a password */
-	bool		   superuser;  /* was the role one? */
-	Oid			   servers[2]; /* USAGE on these is needed, if valid */
+	CpTarget target;
+	MemoryContext context;
+	dlist_node node; /* in `recent` */
+	CacheKey key;
+	char *name;		/* as the caller gave it: may hold a password */
+	bool superuser; /* was the role one? */
+	Oid servers[2]; /* USAGE on these is needed, if valid */
 	CpGivenOptions given;
 } Entry;
 
 typedef struct CacheSlot
 {
 	CacheKey key;
-	Entry	*entry;
+	Entry *entry;
 } CacheSlot;
 
 static MemoryContext cache_context = NULL;
-static HTAB			*cache = NULL;
-static dlist_head	 recent = DLIST_STATIC_INIT(recent);
+static HTAB *cache = NULL;
+static dlist_head recent = DLIST_STATIC_INIT(recent);
 
 /* the last target that was not to be kept */
 static Entry *transient = NULL;
@@ -193,7 +193,7 @@ static Entry *
 recall(const CacheKey *key, const char *name)
 {
 	CacheSlot *slot = hash_search(cache, key, HASH_FIND, NULL);
-	Entry	  *entry;
+	Entry *entry;
 
 	if (slot == NULL)
 		return NULL;
@@ -239,7 +239,7 @@ is_uncommitted(HeapTuple tuple)
 static List *
 read_options(int cacheid, HeapTuple tuple, AttrNumber attribute)
 {
-	bool  isnull;
+	bool isnull;
 	Datum options = SysCacheGetAttr(cacheid, tuple, attribute, &isnull);
 
 	return isnull ? NIL : untransformRelOptions(options);
@@ -254,7 +254,7 @@ static Wrapper
 wrapper_by_validator(Oid validator)
 {
 	HeapTuple tuple;
-	Wrapper	  wrapper = WRAPPER_OTHER;
+	Wrapper wrapper = WRAPPER_OTHER;
 
 	if (!OidIsValid(validator))
 		return WRAPPER_OTHER;
@@ -263,7 +263,7 @@ wrapper_by_validator(Oid validator)
 		elog(ERROR, "cache lookup failed for function %u", validator);
 	if (((Form_pg_proc) GETSTRUCT(tuple))->prolang == ClanguageId)
 	{
-		bool  isnull;
+		bool isnull;
 		Datum source = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &isnull);
 		char *symbol = isnull ? "" : TextDatumGetCString(source);
 
@@ -293,9 +293,9 @@ read_wrapper(Oid oid, Server *server)
 static Server *
 read_server(Oid oid)
 {
-	HeapTuple			   tuple = SearchSysCache1(FOREIGNSERVEROID, ObjectIdGetDatum(oid));
+	HeapTuple tuple = SearchSysCache1(FOREIGNSERVEROID, ObjectIdGetDatum(oid));
 	Form_pg_foreign_server form;
-	Server				  *server = palloc0(sizeof(Server));
+	Server *server = palloc0(sizeof(Server));
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for foreign server %u", oid);
@@ -314,9 +314,9 @@ read_server(Oid oid)
 static Mapping *
 read_mapping(Oid role, const Server *server)
 {
-	HeapTuple			 tuple;
+	HeapTuple tuple;
 	Form_pg_user_mapping form;
-	Mapping				*mapping = palloc0(sizeof(Mapping));
+	Mapping *mapping = palloc0(sizeof(Mapping));
 
 	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(role),
 							ObjectIdGetDatum(server->oid));
@@ -460,7 +460,7 @@ take_pool_options(CpGivenOptions *given, List *options)
 
 	foreach(cell, options)
 	{
-		DefElem		   *def = lfirst_node(DefElem, cell);
+		DefElem *def = lfirst_node(DefElem, cell);
 		const CpOption *option = cp_option_find(def->defname);
 
 		if (option)
@@ -482,7 +482,7 @@ static Server *
 find_server(const char *name)
 {
 	char *identifier = pstrdup(name);
-	Oid	  oid;
+	Oid oid;
 
 	/* a longer name was cut when the server was created */
 	truncate_identifier(identifier, strlen(identifier), false);
@@ -504,8 +504,8 @@ static Server *
 find_remote(Server *server)
 {
 	const char *name = NULL;
-	Server	   *remote;
-	Oid			oid;
+	Server *remote;
+	Oid oid;
 
 	if (server->wrapper == WRAPPER_CONPOOL)
 		name = option_value(server->options, "server");
@@ -553,11 +553,11 @@ resolve_pool_options(CpGivenOptions *given, const Server *server, const Server *
 static CpConninfo *
 resolve_server(Entry *entry, const char *name, Oid role)
 {
-	CpTarget   *target = &entry->target;
+	CpTarget *target = &entry->target;
 	CpConninfo *info;
-	Server	   *server;
-	Server	   *remote;
-	Mapping	   *mapping;
+	Server *server;
+	Server *remote;
+	Mapping *mapping;
 
 	server = find_server(name);
 	require_usage(server->oid, role);
@@ -595,7 +595,7 @@ resolve_server(Entry *entry, const char *name, Oid role)
 static CpConninfo *
 resolve_conninfo(Entry *entry, const char *string, Oid role)
 {
-	CpTarget   *target = &entry->target;
+	CpTarget *target = &entry->target;
 	CpConninfo *info;
 
 	info = cp_conninfo_create(entry->context);
@@ -625,9 +625,9 @@ make_entry(const CacheKey *key, const char *name, MemoryContext work)
 {
 	MemoryContext context = AllocSetContextCreate(work, "conpool target",
 												  ALLOCSET_SMALL_SIZES);
-	Entry		 *entry = MemoryContextAllocZero(context, sizeof(Entry));
-	CpTarget	 *target = &entry->target;
-	CpConninfo	 *info;
+	Entry *entry = MemoryContextAllocZero(context, sizeof(Entry));
+	CpTarget *target = &entry->target;
+	CpConninfo *info;
 
 	entry->context = context;
 	entry->key = *key;
@@ -656,7 +656,7 @@ resolve_anew(const CacheKey *key, const char *name)
 	MemoryContext work = AllocSetContextCreate(CurrentMemoryContext, "conpool resolve",
 											   ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(work);
-	Entry		 *entry = make_entry(key, name, work);
+	Entry *entry = make_entry(key, name, work);
 
 	remember(entry);
 	MemoryContextSwitchTo(caller);
@@ -686,7 +686,7 @@ CpTarget *
 cp_target_resolve(const char *server)
 {
 	CacheKey key;
-	Entry	*entry;
+	Entry *entry;
 
 	cp_shmem_require();
 	if (cp_conninfo_is_one(server))

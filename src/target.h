@@ -13,20 +13,20 @@
 
 typedef struct CpTarget
 {
-	CpPoolKey	key;
-	char		name[CP_POOL_NAME_LEN]; /* for people; never holds a secret */
-	Oid			role;			/* effective role that resolved it */
-	CpPoolOptions options;		/* in force now, settings included */
+	CpPoolKey key;
+	char name[CP_POOL_NAME_LEN]; /* for people; never holds a secret */
+	Oid role;					 /* effective role that resolved it */
+	CpPoolOptions options;		 /* in force now, settings included */
 	CpFingerprint fingerprint;
-	bool		password_required;	/* refuse a connection that used none */
-	bool		uncommitted;	/* options written by this very transaction:
-								 * unshared connections only */
-	const char *const *keywords;	/* for PQconnectStartParams */
+	bool password_required; /* refuse a connection that used none */
+	/* options written by this very transaction: unshared connections only */
+	bool uncommitted;
+	const char *const *keywords; /* for PQconnectStartParams */
 	const char *const *values;
 
 	/* pool.c's memory of where the pool is; CP_NONE at first */
-	int			pool;
-	uint64		pool_generation;
+	int pool;
+	uint64 pool_generation;
 } CpTarget;
 
 /*
@@ -39,4 +39,4 @@ extern CpTarget *cp_target_resolve(const char *server);
 /* true if text is a connection string or URI and never a server's name */
 extern bool cp_target_is_conninfo(const char *server);
 
-#endif							/* CP_TARGET_H */
+#endif /* CP_TARGET_H */

@@ -62,10 +62,10 @@ send_message(int sock, const void *header, size_t header_size,
 	union
 	{
 		struct cmsghdr align;
-		char		   bytes[CMSG_SPACE(sizeof(int))];
+		char bytes[CMSG_SPACE(sizeof(int))];
 	} control;
 	struct msghdr message = {.msg_iov = parts, .msg_iovlen = greeting_size > 0 ? 2 : 1};
-	ssize_t		  sent;
+	ssize_t sent;
 
 	if (fd >= 0)
 	{
@@ -93,7 +93,7 @@ send_message(int sock, const void *header, size_t header_size,
 static bool
 take_descriptors(struct msghdr *message, int *fd)
 {
-	bool			ok = (message->msg_flags & MSG_CTRUNC) == 0;
+	bool ok = (message->msg_flags & MSG_CTRUNC) == 0;
 	struct cmsghdr *c;
 
 	for (c = CMSG_FIRSTHDR(message); c != NULL; c = CMSG_NXTHDR(message, c))
@@ -135,7 +135,7 @@ receive(int sock, void *to, size_t room, int *fd)
 	union
 	{
 		struct cmsghdr align;
-		char		   bytes[CMSG_SPACE(MAX_RECEIVED * sizeof(int))];
+		char bytes[CMSG_SPACE(MAX_RECEIVED * sizeof(int))];
 	} control;
 	struct msghdr message = {
 		.msg_iov = &part,
@@ -143,7 +143,7 @@ receive(int sock, void *to, size_t room, int *fd)
 		.msg_control = control.bytes,
 		.msg_controllen = sizeof(control.bytes),
 	};
-	int		flags = 0;
+	int flags = 0;
 	ssize_t n;
 
 #ifdef MSG_CMSG_CLOEXEC
@@ -215,7 +215,7 @@ cp_vault_client_send(const CpVaultRequest *request, int fd, const CpGreeting *gr
 					 CpTime deadline, bool interruptible, CpVaultStatus *status)
 {
 	CpVaultRequest header = *request;
-	int			   sock = connect_broker(deadline, interruptible, status);
+	int sock = connect_broker(deadline, interruptible, status);
 
 	if (sock < 0)
 		return -1;
@@ -285,7 +285,7 @@ receive_all(int sock, void *to, size_t size, int *fd, CpTime deadline)
 static CpVaultStatus
 read_reply(int sock, int *fd, CpGreeting *greeting)
 {
-	CpTime		 deadline = cp_deadline(cp_now(), REPLY_LIMIT);
+	CpTime deadline = cp_deadline(cp_now(), REPLY_LIMIT);
 	CpVaultReply reply;
 
 	if (!receive_all(sock, &reply, sizeof(reply), fd, deadline) || reply.magic != REPLY_MAGIC)
@@ -308,8 +308,8 @@ cp_vault_client_reply(int sock, int *fd, CpGreeting *greeting, CpTime deadline,
 					  bool interruptible)
 {
 	CpVaultStatus status;
-	int			  received = -1;
-	bool		  begun;
+	int received = -1;
+	bool begun;
 
 	if (deadline == 0 || !interruptible)
 		begun = cp_net_poll(sock, POLLIN, deadline) != 0;
@@ -349,8 +349,8 @@ cp_vault_server_unlink(void)
 CpVaultClient *
 cp_vault_server_accept(int listener, bool *refused)
 {
-	int			   sock = cp_net_accept(listener);
-	int			   pid;
+	int sock = cp_net_accept(listener);
+	int pid;
 	CpVaultClient *client = NULL;
 
 	*refused = false;
@@ -428,9 +428,9 @@ missing_part(CpVaultClient *client, char **to)
 CpVaultRead
 cp_vault_server_read(CpVaultClient *client)
 {
-	char   *to;
-	char	surplus;
-	size_t	missing;
+	char *to;
+	char surplus;
+	size_t missing;
 	ssize_t rest;
 
 	while ((missing = missing_part(client, &to)) > 0)

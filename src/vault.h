@@ -15,38 +15,40 @@
 
 typedef enum CpVaultOp
 {
-	CP_VAULT_DONATE = 1,		/* with socket and greeting; reply: status */
-	CP_VAULT_FETCH,				/* reply: status, socket and greeting */
-	CP_VAULT_END				/* with socket: its owner has said Terminate
-								 * or gave it up; wait for EOF and free the
-								 * slot. reply: status */
+	CP_VAULT_DONATE = 1, /* with socket and greeting; reply: status */
+	CP_VAULT_FETCH,		 /* reply: status, socket and greeting */
+	/*
+	 * with socket: its owner has said Terminate or gave it up; wait for EOF and
+	 * free the slot. reply: status
+	 */
+	CP_VAULT_END
 } CpVaultOp;
 
 typedef enum CpVaultStatus
 {
 	CP_VAULT_OK,
-	CP_VAULT_REFUSED,			/* uid, pid, slot, generation or epoch wrong */
-	CP_VAULT_UNREACHABLE,		/* no broker, or it hung up */
+	CP_VAULT_REFUSED,	  /* uid, pid, slot, generation or epoch wrong */
+	CP_VAULT_UNREACHABLE, /* no broker, or it hung up */
 	CP_VAULT_TIMEOUT,
-	CP_VAULT_PENDING			/* client_poll only: no reply yet */
+	CP_VAULT_PENDING /* client_poll only: no reply yet */
 } CpVaultStatus;
 
 typedef struct CpVaultRequest
 {
-	uint32		magic;
-	uint32		op;				/* CpVaultOp */
-	int32		slot;
-	int32		greeting_size;	/* bytes of CpGreeting that follow, or 0 */
-	uint64		generation;
-	uint64		epoch;			/* the broker run it is meant for */
+	uint32 magic;
+	uint32 op; /* CpVaultOp */
+	int32 slot;
+	int32 greeting_size; /* bytes of CpGreeting that follow, or 0 */
+	uint64 generation;
+	uint64 epoch; /* the broker run it is meant for */
 } CpVaultRequest;
 
 typedef struct CpVaultReply
 {
-	uint32		magic;
-	uint32		status;			/* CpVaultStatus: OK or REFUSED */
-	int32		greeting_size;
-	int32		unused;
+	uint32 magic;
+	uint32 status; /* CpVaultStatus: OK or REFUSED */
+	int32 greeting_size;
+	int32 unused;
 } CpVaultReply;
 
 /* ---- client backends ---- */
@@ -56,9 +58,9 @@ typedef struct CpVaultReply
  * socket on which the reply comes, or -1 with *status set.  A full backlog is
  * retried until the deadline.  Serves interrupts if `interruptible`.
  */
-extern int	cp_vault_client_send(const CpVaultRequest *request, int fd,
-								 const CpGreeting *greeting, CpTime deadline,
-								 bool interruptible, CpVaultStatus *status);
+extern int cp_vault_client_send(const CpVaultRequest *request, int fd,
+								const CpGreeting *greeting, CpTime deadline,
+								bool interruptible, CpVaultStatus *status);
 
 /*
  * Reads the reply and closes `sock`, unless it returns PENDING; also when an
@@ -74,24 +76,24 @@ extern CpVaultStatus cp_vault_client_reply(int sock, int *fd, CpGreeting *greeti
 /* A peer that has not finished its request. */
 typedef struct CpVaultClient
 {
-	int			sock;
-	int			pid;			/* by the kernel's word; -1 where it has none */
-	CpTime		deadline;
-	size_t		have;			/* bytes read of request and greeting */
-	int			fd;				/* socket received, or -1 */
+	int sock;
+	int pid; /* by the kernel's word; -1 where it has none */
+	CpTime deadline;
+	size_t have; /* bytes read of request and greeting */
+	int fd;		 /* socket received, or -1 */
 	CpVaultRequest request;
-	CpGreeting	greeting;
+	CpGreeting greeting;
 } CpVaultClient;
 
 typedef enum CpVaultRead
 {
-	CP_VAULT_READ_MORE,			/* not all there yet */
-	CP_VAULT_READ_DONE,			/* client->request is whole and well formed */
-	CP_VAULT_READ_BAD			/* gone, malformed, too long: close it */
+	CP_VAULT_READ_MORE, /* not all there yet */
+	CP_VAULT_READ_DONE, /* client->request is whole and well formed */
+	CP_VAULT_READ_BAD	/* gone, malformed, too long: close it */
 } CpVaultRead;
 
 /* Creates the listening socket (unlinks an old one first); -1 = failed, errno. */
-extern int	cp_vault_server_listen(void);
+extern int cp_vault_server_listen(void);
 extern void cp_vault_server_unlink(void);
 
 /*
@@ -109,4 +111,4 @@ extern bool cp_vault_server_reply(CpVaultClient *client, CpVaultStatus status,
 /* Closes its socket, and a received descriptor nobody took; frees it. */
 extern void cp_vault_server_drop(CpVaultClient *client);
 
-#endif							/* CP_VAULT_H */
+#endif /* CP_VAULT_H */
