@@ -162,9 +162,10 @@ cp_pool_describe(int p)
 					 info.counts[CP_SLOT_CLOSING], info.waiting);
 	for (int i = 0; i < n; i++)
 	{
-		const char *format = i == 0 ? _(" Longest held by pid %d (%.1f s)") : _(", pid %d (%.1f s)");
+		double seconds = (cp_now() - holders[i].since) / 1e6;
 
-		appendStringInfo(&buf, format, holders[i].pid, (cp_now() - holders[i].since) / 1e6);
+		appendStringInfoString(&buf, i == 0 ? _(" Longest held by ") : ", ");
+		appendStringInfo(&buf, _("pid %d (%.1f s)"), holders[i].pid, seconds);
 	}
 	if (n > 0)
 		appendStringInfoChar(&buf, '.');
