@@ -371,6 +371,7 @@ CREATE FUNCTION conpool.get_leaks(
 	OUT role text,
 	OUT lease bigint,
 	OUT pid int,
+	OUT holder text,
 	OUT since timestamptz,
 	OUT held_for interval,
 	OUT sql text,
@@ -382,7 +383,7 @@ AS 'MODULE_PATHNAME', 'conpool_get_leaks';
 COMMENT ON FUNCTION conpool.get_leaks() IS 'the rows of the view conpool.leaks';
 
 CREATE VIEW conpool.leaks AS
-SELECT server, database, role, lease, pid, since, held_for, sql, class
+SELECT server, database, role, lease, pid, holder, since, held_for, sql, class
   FROM conpool.get_leaks();
 
 COMMENT ON VIEW conpool.leaks IS 'leases held longer than leak_threshold without running anything, and the latest that only the end of a session gave back';
@@ -391,6 +392,7 @@ COMMENT ON COLUMN conpool.leaks.database IS 'database of this server whose sessi
 COMMENT ON COLUMN conpool.leaks.role IS 'role of the pool''s user mapping, "public" for a PUBLIC mapping';
 COMMENT ON COLUMN conpool.leaks.lease IS 'number of the lease, as checkout() returned it';
 COMMENT ON COLUMN conpool.leaks.pid IS 'process ID of the session that holds or held it';
+COMMENT ON COLUMN conpool.leaks.holder IS 'role that took the lease';
 COMMENT ON COLUMN conpool.leaks.since IS 'when the lease was taken';
 COMMENT ON COLUMN conpool.leaks.held_for IS 'how long it has been, or was, held';
 COMMENT ON COLUMN conpool.leaks.sql IS 'statement of the session that took the lease, its beginning; <insufficient privilege> when it may not be seen';

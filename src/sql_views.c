@@ -146,6 +146,15 @@ add_choice(Rows *rows, const char *option, int value)
 	add_text(rows, choice->name);
 }
 
+/* a role's name; one that has been dropped is its number */
+static char *
+role_name(Oid role)
+{
+	char *name = GetUserNameFromId(role, true);
+
+	return name != NULL ? name : psprintf("%u", role);
+}
+
 /* The columns server, database and role: those of the pool, not of a lease. */
 static void
 add_pool(Rows *rows, const CpPoolKey *key, const char *name)
@@ -160,11 +169,7 @@ add_pool(Rows *rows, const CpPoolKey *key, const char *name)
 			database = psprintf("%u", key->database);
 	}
 	if (OidIsValid(key->role))
-	{
-		role = GetUserNameFromId(key->role, true);
-		if (role == NULL)
-			role = psprintf("%u", key->role);
-	}
+		role = role_name(key->role);
 	else if (key->kind == CP_POOL_SERVER)
 		role = "public";
 	add_text(rows, name);
@@ -437,6 +442,7 @@ add_held_leaks(Rows *rows)
 		add_pool(rows, &slot.key, slot.name);
 		add(rows, Int64GetDatum((int64) slot.lease));
 		add_pid(rows, slot.holder_pid);
+		add_text(rows, role_name(slot.lease_role));
 		add_instant(rows, slot.leased_at);
 		add_interval(rows, rows->now - slot.leased_at);
 		add_sql(rows, slot.lease_role, slot.sql);
@@ -460,6 +466,7 @@ add_abandoned_leaks(Rows *rows)
 		add_pool(rows, &record->key, record->pool);
 		add(rows, Int64GetDatum((int64) record->lease));
 		add_pid(rows, record->pid);
+		add_text(rows, role_name(record->role));
 		add_instant(rows, record->since);
 		add_interval(rows, record->held_for);
 		add_sql(rows, record->role, record->sql);

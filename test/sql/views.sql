@@ -83,7 +83,7 @@ RESET ROLE;
 ALTER SERVER views OPTIONS (ADD leak_threshold '1ms');
 SELECT conpool.checkout('views', 'session') AS lease \gset
 SELECT test.wait_until($$EXISTS (SELECT FROM conpool.leaks WHERE server = 'views' AND database = current_database())$$);
-SELECT lease = :lease AS same, pid = pg_backend_pid() AS mine, role, held_for > '0' AS held_for, sql, class
+SELECT lease = :lease AS same, pid = pg_backend_pid() AS mine, role, holder, held_for > '0' AS held_for, sql, class
   FROM conpool.leaks WHERE server = 'views' AND database = current_database();
 SELECT conpool.checkin(:lease);
 SELECT count(*) FROM conpool.leaks WHERE server = 'views' AND database = current_database();
