@@ -107,7 +107,7 @@ fetch(CpLease *lease, CpTime deadline)
 	status = cp_vault_client_reply(sock, &fd, &greeting, deadline, true);
 	if (status == CP_VAULT_OK && fd >= 0)
 	{
-		remote = cp_remote_adopt(fd, &greeting, &error);
+		remote = cp_remote_adopt(fd, &greeting, 0, &error);
 		if (remote == NULL)
 			log_adoption_failure(error);
 	}
@@ -577,6 +577,16 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 
 /* ---- giving back -------------------------------------------------------- */
 
+/*
+ * Can the session differ from a new one, as far as is known?  Not after
+ * nothing but statements that were found to be clean.
+ */
+static bool
+may_have_changed(const CpLease *lease)
+{
+	return lease->dirty || lease->is_explicit;
+}
+
 /* The rules of design section 4, "Checkin". */
 static CpDisposition
 choose_disposition(CpLease *lease)
@@ -594,10 +604,10 @@ choose_disposition(CpLease *lease)
 	if (transaction != PQTRANS_IDLE)
 		return CP_CHECKIN_RESET;
 	/* others could not know how values are written on it from now on */
-	if (lease->reset == CP_RESET_NEVER && cp_remote_parameters_changed(lease->remote))
+	if (lease->reset == CP_RESET_NEVER && cp_remote_changes(lease->remote) != 0)
 		return CP_CHECKIN_CLOSE;
 	if (lease->reset == CP_RESET_ALWAYS ||
-		(lease->reset == CP_RESET_AUTO && (lease->dirty || lease->is_explicit)))
+		(lease->reset == CP_RESET_AUTO && may_have_changed(lease)))
 		return CP_CHECKIN_RESET;
 	return CP_CHECKIN_CLEAN;
 }
@@ -613,6 +623,19 @@ has_open_transaction(const CpLease *lease)
 	return transaction == PQTRANS_INTRANS || transaction == PQTRANS_INERROR;
 }
 
+/*
+ * The parameters that a reset must bring back.  The remote reports changes
+ * only, and only we have seen those up to now: the broker could not tell what
+ * was brought back from what was never reported.
+ */
+static uint64
+changes_to_reset(const CpLease *lease, CpDisposition disposition)
+{
+	if (disposition != CP_CHECKIN_RESET || !may_have_changed(lease))
+		return 0;
+	return cp_remote_changes(lease->remote);
+}
+
 /* Tells the pool; false if the broker does not have the socket. */
 static bool
 tell_pool(CpLease *lease, CpDisposition disposition, bool in_transaction)
@@ -622,6 +645,7 @@ tell_pool(CpLease *lease, CpDisposition disposition, bool in_transaction)
 		.generation = lease->generation,
 		.disposition = disposition,
 		.in_transaction = in_transaction,
+		.changes = changes_to_reset(lease, disposition),
 		.mid_protocol = lease->busy,
 		.usage = lease->usage,
 	};
@@ -660,7 +684,7 @@ may_keep(const CpLease *lease, CpDisposition disposition)
 	if (lease->huge)
 		return false;
 	return disposition == CP_CHECKIN_CLEAN ||
-		(disposition == CP_CHECKIN_RESET && !lease->dirty && !lease->is_explicit);
+		(disposition == CP_CHECKIN_RESET && !may_have_changed(lease));
 }
 
 /* Gives the lease's connection to the pool; false if that is not possible. */

@@ -26,6 +26,8 @@
 #define MAX_LINE (CP_CANCEL_KEY_MAX * 4 + 64)
 /* bytes of a parameter's name at most */
 #define MAX_NAME 128
+/* what no parameter's value is: recorded ones have no control characters */
+#define IMPOSSIBLE_VALUE "\001"
 
 struct CpRecorder
 {
@@ -342,11 +344,8 @@ static bool
 put_parameter(CpGreeting *greeting, const char *name, const char *value)
 {
 	size_t name_size = strlen(name) + 1;
-	size_t value_size;
+	size_t value_size = strlen(value) + 1;
 
-	if (value == NULL || has_control_characters(name) || has_control_characters(value))
-		return false;
-	value_size = strlen(value) + 1;
 	if (value_size > CP_GREETING_MAX)
 		return false;
 
@@ -354,6 +353,14 @@ put_parameter(CpGreeting *greeting, const char *name, const char *value)
 		put_int32(greeting, 4 + name_size + value_size) &&
 		put(greeting, name, name_size) &&
 		put(greeting, value, value_size);
+}
+
+static bool
+put_recorded(CpGreeting *greeting, const char *name, const char *value)
+{
+	if (value == NULL || has_control_characters(name) || has_control_characters(value))
+		return false;
+	return put_parameter(greeting, name, value);
 }
 
 static bool
@@ -365,7 +372,7 @@ put_parameters(CpGreeting *greeting, const CpRecorder *rec, PGconn *conn)
 	{
 		const char *name = rec->names + at;
 
-		if (!put_parameter(greeting, name, PQparameterStatus(conn, name)))
+		if (!put_recorded(greeting, name, PQparameterStatus(conn, name)))
 			return false;
 	}
 	return true;
@@ -385,15 +392,20 @@ put_key(CpGreeting *greeting)
 		put_int32(greeting, 0);
 }
 
-/* AuthenticationOk, parameters, the pid, ReadyForQuery. */
+/* AuthenticationOk; then come the parameters. */
 static bool
-put_greeting(CpGreeting *greeting, const CpRecorder *rec, PGconn *conn)
+put_start(CpGreeting *greeting)
 {
 	return put(greeting, "R", 1) &&
 		put_int32(greeting, 8) &&
-		put_int32(greeting, 0) &&
-		put_parameters(greeting, rec, conn) &&
-		(greeting->pid == 0 || put_key(greeting)) &&
+		put_int32(greeting, 0);
+}
+
+/* What follows the parameters: the pid, ReadyForQuery. */
+static bool
+put_end(CpGreeting *greeting)
+{
+	return (greeting->pid == 0 || put_key(greeting)) &&
 		put(greeting, "Z", 1) &&
 		put_int32(greeting, 5) &&
 		put(greeting, "I", 1);
@@ -415,7 +427,10 @@ cp_recorder_finish(CpRecorder *rec, PGconn *conn, CpGreeting *greeting)
 		greeting->key_len = rec->key_len;
 		memcpy(greeting->key, rec->key, rec->key_len);
 	}
-	ok = !rec->unfit && put_greeting(greeting, rec, conn);
+	ok = !rec->unfit &&
+		put_start(greeting) &&
+		put_parameters(greeting, rec, conn) &&
+		put_end(greeting);
 	if (!ok)
 		greeting->len = 0;
 	wipe(rec);
@@ -431,25 +446,76 @@ cp_greeting_is_valid(const CpGreeting *greeting, size_t size)
 		size == cp_greeting_size(greeting);
 }
 
-/*
- * Runs after every statement, hence no copies: the bytes are walked in place.
- * They were built by put_greeting(), so their form is known.
- */
-bool
-cp_greeting_matches(const CpGreeting *greeting, PGconn *conn)
+/* ---- comparing ---- */
+
+/* One after the other: at and bit begin as NULL and 0. */
+typedef struct Parameter
 {
-	const char *at = greeting->bytes + 9; /* after AuthenticationOk */
+	const char *at; /* where the next one begins, NULL = at the first */
+	uint64 bit;		/* its place in a set of changes */
+	const char *name;
+	const char *value;
+} Parameter;
+
+/*
+ * Goes on to the next parameter; false after the last.  Runs after every
+ * statement, hence no copies: the bytes are walked in place.  They were built
+ * by the functions above, so their form is known.
+ */
+static bool
+next_parameter(const CpGreeting *greeting, Parameter *p)
+{
 	const char *end = greeting->bytes + greeting->len;
 
-	while (at < end && *at == 'S')
-	{
-		const char *name = at + 5;
-		const char *value = name + strlen(name) + 1;
-		const char *now = PQparameterStatus(conn, name);
-
-		if (now == NULL || strcmp(now, value) != 0)
-			return false;
-		at = value + strlen(value) + 1;
-	}
+	if (p->at == NULL)
+		p->at = greeting->bytes + 9; /* after AuthenticationOk */
+	if (p->at >= end || *p->at != 'S')
+		return false;
+	if (p->bit == 0)
+		p->bit = 1;
+	else if (p->bit != CP_CHANGES_REST)
+		p->bit <<= 1;
+	p->name = p->at + 5;
+	p->value = p->name + strlen(p->name) + 1;
+	p->at = p->value + strlen(p->value) + 1;
 	return true;
+}
+
+uint64
+cp_greeting_changes(const CpGreeting *greeting, PGconn *conn)
+{
+	Parameter p = {0};
+	uint64 changes = 0;
+
+	while (next_parameter(greeting, &p))
+	{
+		const char *now = PQparameterStatus(conn, p.name);
+
+		if (now == NULL || strcmp(now, p.value) != 0)
+			changes |= p.bit;
+	}
+	return changes;
+}
+
+/*
+ * libpq looks into some values.  An impossible encoding is SQL_ASCII to it, an
+ * impossible version none, anything else "off": good enough for a reset, which
+ * is ASCII without literals.
+ */
+bool
+cp_greeting_blot(const CpGreeting *greeting, uint64 changes, CpGreeting *blotted)
+{
+	Parameter p = {0};
+
+	blotted->len = 0;
+	blotted->pid = greeting->pid;
+	blotted->key_len = 0;
+	if (!put_start(blotted))
+		return false;
+	while (next_parameter(greeting, &p))
+	{
+		if (!put_parameter(blotted, p.name, changes & p.bit ? IMPOSSIBLE_VALUE : p.value))
+			return false;
+	}
+	return put_end(blotted);
 }

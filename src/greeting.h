@@ -39,8 +39,18 @@ cp_greeting_size(const CpGreeting *greeting)
 /* Is this, come from another process, a whole greeting of `size` bytes? */
 extern bool cp_greeting_is_valid(const CpGreeting *greeting, size_t size);
 
-/* Do libpq's parameters have the values the greeting gave them? */
-extern bool cp_greeting_matches(const CpGreeting *greeting, PGconn *conn);
+/*
+ * The parameters whose values in libpq are not those the greeting gave them: a
+ * bit for each in the greeting's order, the last one for all the rest.
+ */
+#define CP_CHANGES_REST (UINT64CONST(1) << 63)
+extern uint64 cp_greeting_changes(const CpGreeting *greeting, PGconn *conn);
+
+/*
+ * Makes a copy, without the key, in which those parameters have a value that
+ * no server's can be equal to.  False if it does not fit.
+ */
+extern bool cp_greeting_blot(const CpGreeting *greeting, uint64 changes, CpGreeting *blotted);
 
 /* ---- recording ---- */
 

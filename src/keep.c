@@ -51,6 +51,7 @@ typedef struct KeptSocket
 	Work work;
 	CpTime deadline;	 /* of the work */
 	bool in_transaction; /* the reset begins with ROLLBACK */
+	uint64 changes;		 /* parameters that the reset must bring back */
 	bool unsent;		 /* libpq may hold part of a message of ours */
 	CpRemote *remote;	 /* the adoption that resets talk on, or NULL */
 	size_t discarded;	 /* bytes read in closing */
@@ -213,18 +214,24 @@ send_step(KeptSocket *sock, Work step)
 		finish_reset(sock, false);
 }
 
-/* A PGconn to reset the session with: that of the last reset, or a new one. */
+/*
+ * A PGconn to reset the session with: that of the last reset, or a new one.
+ * Either knows the values of the greeting, so where the session has others by
+ * now it must be one that learns from the remote whether they are back.
+ */
 static bool
 adopt(KeptSocket *sock)
 {
 	const char *error;
 	int fd;
 
+	if (sock->changes != 0)
+		let_go(sock);
 	if (sock->remote != NULL)
 		return true;
 	fd = cp_net_dup(sock->fd);
 	if (fd >= 0)
-		sock->remote = cp_remote_adopt(fd, sock->greeting, &error);
+		sock->remote = cp_remote_adopt(fd, sock->greeting, sock->changes, &error);
 	if (sock->remote == NULL)
 		return false;
 	adoptions++;
@@ -256,9 +263,10 @@ start_queued_resets(void)
 }
 
 static void
-begin_reset(KeptSocket *sock, bool in_transaction)
+begin_reset(KeptSocket *sock, const CpTask *task)
 {
-	sock->in_transaction = in_transaction;
+	sock->in_transaction = task->in_transaction;
+	sock->changes = task->changes;
 	sock->deadline = cp_deadline(cp_now(), RESET_LIMIT);
 	set_work(sock, WORK_RESET_QUEUED);
 	if (resets_running < CP_KEEP_MAX_RESETS)
@@ -267,14 +275,15 @@ begin_reset(KeptSocket *sock, bool in_transaction)
 
 /*
  * Is the session as it was when it was new?  What the user's own functions
- * have set comes back with DISCARD ALL, but a pooler in front of the remote
- * may have swallowed it, or changed the server behind the connection.
+ * have set comes back with DISCARD ALL, but not what the server's configuration
+ * has changed since; and a pooler in front of the remote may have swallowed it,
+ * or changed the server behind the connection.
  */
 static bool
 is_like_new(CpRemote *remote)
 {
 	return PQtransactionStatus(remote->conn) == PQTRANS_IDLE &&
-		!cp_remote_parameters_changed(remote);
+		cp_remote_changes(remote) == 0;
 }
 
 static void
@@ -419,7 +428,7 @@ cp_keep_begin(const CpTask *task)
 	if (task->state == CP_SLOT_CLOSING)
 		begin_task_of_closing(task);
 	else if (cp_keep_find(task->slot, task->generation, NULL) >= 0)
-		begin_reset(&kept[task->slot], task->in_transaction);
+		begin_reset(&kept[task->slot], task);
 	else
 		cp_pool_reset_done(task->slot, task->generation, false);
 }

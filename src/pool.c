@@ -208,6 +208,7 @@ set_holder(CpSharedSlot *slot, int procno, CpTime now)
 	slot->leased_at = now;
 	slot->leak_reported = false;
 	slot->in_transaction = false;
+	slot->changes = 0;
 	slot->mid_protocol = false;
 }
 
@@ -627,6 +628,7 @@ dispose(CpCheckin *c, CpSharedPool *pool, CpAftermath *after)
 	CpSharedSlot *slot = &cp_slots[c->slot];
 
 	slot->in_transaction = c->in_transaction;
+	slot->changes = c->changes;
 	slot->mid_protocol = c->mid_protocol;
 	switch (c->disposition)
 	{

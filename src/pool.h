@@ -144,6 +144,7 @@ typedef struct CpCheckin
 	uint64 generation;
 	CpDisposition disposition;
 	bool in_transaction; /* RESET begins with ROLLBACK */
+	uint64 changes;		 /* parameters that RESET must bring back */
 	bool mid_protocol;	 /* CLOSE without Terminate */
 	CpUsage usage;
 	/* out */
@@ -204,6 +205,7 @@ typedef struct CpTask
 	uint64 generation;
 	CpSlotState state; /* RESETTING or CLOSING */
 	bool in_transaction;
+	uint64 changes; /* a set as cp_greeting_changes() makes it */
 	bool mid_protocol;
 } CpTask;
 

@@ -142,6 +142,7 @@ cp_pool_next_task(CpTask *task)
 		task->generation = slot->generation;
 		task->state = slot->state;
 		task->in_transaction = slot->in_transaction;
+		task->changes = slot->changes;
 		task->mid_protocol = slot->mid_protocol;
 		wanted = slot->state == CP_SLOT_RESETTING || slot->state == CP_SLOT_CLOSING;
 		LWLockRelease(cp_shmem_pool_lock(p));

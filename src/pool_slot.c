@@ -220,6 +220,7 @@ cp_slot_allocate(int p)
 	slot->unshared = false;
 	slot->encrypted = false;
 	slot->in_transaction = false;
+	slot->changes = 0;
 	slot->mid_protocol = false;
 	slot->leak_reported = false;
 	slot->remote_pid = 0;

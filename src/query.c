@@ -118,7 +118,7 @@ note_session_state(Run *run)
 		return;
 	if (run->error == NULL && run->results == 1 &&
 		cp_session_state_is_clean(run->tag, run->had_columns, run->sql) &&
-		!cp_remote_parameters_changed(lease->remote))
+		cp_remote_changes(lease->remote) == 0)
 		lease->dirty = false;
 }
 

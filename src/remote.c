@@ -200,8 +200,24 @@ cp_remote_finish_connect(CpRemote *remote, CpTime deadline)
 	return connected(remote);
 }
 
+/* The PGconn of an adoption; it does not know the values of `changes`. */
+static PGconn *
+adopt_blotted(int fd, const CpGreeting *greeting, uint64 changes, const char **error)
+{
+	CpGreeting blotted;
+
+	if (changes == 0)
+		return cp_adopt(fd, greeting, error);
+	if (!cp_greeting_blot(greeting, changes, &blotted))
+	{
+		*error = "greeting is too long";
+		return NULL;
+	}
+	return cp_adopt(fd, &blotted, error);
+}
+
 CpRemote *
-cp_remote_adopt(int fd, const CpGreeting *greeting, const char **error)
+cp_remote_adopt(int fd, const CpGreeting *greeting, uint64 changes, const char **error)
 {
 	CpRemote *remote = new_remote(error);
 
@@ -209,7 +225,8 @@ cp_remote_adopt(int fd, const CpGreeting *greeting, const char **error)
 	{
 		remote->shared = true;
 		memcpy(&remote->greeting, greeting, cp_greeting_size(greeting));
-		remote->conn = cp_adopt(fd, greeting, error);
+		/* what is compared with is the true greeting in any case */
+		remote->conn = adopt_blotted(fd, greeting, changes, error);
 		if (remote->conn == NULL)
 		{
 			free_remote(remote);
@@ -383,10 +400,10 @@ cp_remote_next_result(CpRemote *remote)
 	return PQgetResult(remote->conn);
 }
 
-bool
-cp_remote_parameters_changed(CpRemote *remote)
+uint64
+cp_remote_changes(CpRemote *remote)
 {
-	return !cp_greeting_matches(&remote->greeting, remote->conn);
+	return cp_greeting_changes(&remote->greeting, remote->conn);
 }
 
 /* ---- recovering ---- */

@@ -62,9 +62,11 @@ extern CpConnectStatus cp_remote_finish_connect(CpRemote *remote, CpTime deadlin
 /*
  * Makes a PGconn of a socket that came from the broker.  Takes `fd` over in
  * any case.  Blocks on nothing but this process itself.  Returns NULL with
- * *error set when it cannot.
+ * *error set when it cannot.  changes: parameters that count as changed until
+ * the server reports their values, see cp_remote_changes().
  */
-extern CpRemote *cp_remote_adopt(int fd, const CpGreeting *greeting, const char **error);
+extern CpRemote *cp_remote_adopt(int fd, const CpGreeting *greeting, uint64 changes,
+								 const char **error);
 
 /*
  * Lets go of a connection without anybody else noticing: others keep their
@@ -125,10 +127,10 @@ extern bool cp_remote_recover(CpRemote *remote, CpTime deadline);
 extern bool cp_remote_cancel(CpRemote *remote, CpTime deadline);
 
 /*
- * Has any parameter's value changed since the greeting?  (Reads libpq's
- * memory, no round trip.)
+ * Which parameters have other values than in the greeting?  (Reads libpq's
+ * memory, no round trip.)  A set as cp_greeting_changes() makes it, 0 = none.
  */
-extern bool cp_remote_parameters_changed(CpRemote *remote);
+extern uint64 cp_remote_changes(CpRemote *remote);
 
 /*
  * Waits for the socket (WL_SOCKET_READABLE and/or WL_SOCKET_WRITEABLE), the

@@ -101,6 +101,7 @@ typedef struct CpSharedSlot
 	bool unshared;
 	bool encrypted;
 	bool in_transaction; /* a reset begins with ROLLBACK */
+	uint64 changes;		 /* parameters that a reset must bring back */
 	bool mid_protocol;	 /* no Terminate may be sent when closing */
 	int remote_pid;
 	char remote_address[CP_ADDRESS_LEN];
