@@ -88,9 +88,13 @@ log_adoption_failure(const char *error)
 	logged = true;
 }
 
-/* Fetches the leased connection's socket and adopts it; NULL if that fails. */
+/*
+ * Fetches the leased connection's socket and adopts it; NULL if that fails.
+ * *answered is false if the broker has said nothing in time, which does not
+ * tell anything about the connection.
+ */
 static CpRemote *
-fetch(CpLease *lease, CpTime deadline)
+fetch(CpLease *lease, CpTime deadline, bool *answered)
 {
 	CpVaultRequest request = vault_request(lease, CP_VAULT_FETCH);
 	CpVaultStatus status;
@@ -102,9 +106,9 @@ fetch(CpLease *lease, CpTime deadline)
 
 	deadline = cp_earlier(deadline, cp_deadline(cp_now(), VAULT_TIMEOUT));
 	sock = cp_vault_client_send(&request, -1, NULL, deadline, true, &status);
-	if (sock < 0)
-		return NULL;
-	status = cp_vault_client_reply(sock, &fd, &greeting, deadline, true);
+	if (sock >= 0)
+		status = cp_vault_client_reply(sock, &fd, &greeting, deadline, true);
+	*answered = status != CP_VAULT_TIMEOUT;
 	if (status == CP_VAULT_OK && fd >= 0)
 	{
 		remote = cp_remote_adopt(fd, &greeting, 0, &error);
@@ -117,10 +121,10 @@ fetch(CpLease *lease, CpTime deadline)
 
 /*
  * The connection of a lease just granted, ready for use; false if it turns
- * out to be dead, or *late: there was no time left to fetch it.
+ * out to be dead, or if the broker has not answered in time.
  */
 static bool
-take_up(CpLease *lease, CpTime deadline, bool *late)
+take_up(CpLease *lease, CpTime deadline, bool *answered)
 {
 	CpRemote *remote = cp_cache_take(lease->slot, lease->generation);
 
@@ -129,13 +133,10 @@ take_up(CpLease *lease, CpTime deadline, bool *late)
 		CpTime start = cp_now();
 
 		cp_cache_drop_stale();
-		remote = fetch(lease, deadline);
+		remote = fetch(lease, deadline, answered);
 		lease->usage.extra_wait += cp_now() - start;
 		if (remote == NULL)
-		{
-			*late = cp_now() >= deadline;
 			return false;
-		}
 	}
 	/* nothing may be there to read, whatever it is */
 	if (cp_remote_is_readable(remote))
@@ -283,6 +284,22 @@ throw_checkout_timeout(CpLease *lease, CpTarget *target)
 			 errdetail_internal("%s", detail),
 			 errhint("See view conpool.leases for the holders; consider raising max_size or "
 					 "conpool.checkout_timeout.")));
+}
+
+/*
+ * The broker did not answer in time.  Nothing is wrong with the connection, so
+ * it is not given up for another one, which would have to be fetched, too.
+ */
+static void
+throw_not_fetched(CpLease *lease, CpTarget *target, CpTime deadline)
+{
+	if (cp_now() >= deadline)
+		throw_checkout_timeout(lease, target);
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_NO_CONNECTION),
+			 errmsg("could not get a connection of pool \"%s\" from conpool's broker", target->name),
+			 errdetail("The broker did not answer within %d ms.", VAULT_TIMEOUT),
+			 errhint("Look for process \"conpool broker\" in pg_stat_activity.")));
 }
 
 static void
@@ -550,7 +567,7 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 	for (;;)
 	{
 		CpGrant grant = check_out(lease, &c, target, deadline);
-		bool late = false;
+		bool answered = true;
 
 		lease->slot = c.slot;
 		lease->generation = c.generation;
@@ -560,13 +577,13 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 			open_connection(lease, &c, target, deadline);
 			break;
 		}
-		if (take_up(lease, deadline, &late))
+		if (take_up(lease, deadline, &answered))
 			break;
 		lease->slot = CP_NONE;
-		if (late)
+		if (!answered)
 		{
 			cp_pool_give_up(&c);
-			throw_checkout_timeout(lease, target);
+			throw_not_fetched(lease, target, deadline);
 		}
 		cp_pool_discard(&c);
 		c.again = true;

@@ -414,7 +414,7 @@ turn(void)
 static rlim_t
 descriptors_needed(void)
 {
-	return (rlim_t) cp_guc_max_connections + CP_KEEP_MAX_RESETS +
+	return (rlim_t) cp_guc_max_connections + CP_KEEP_MAX_RESETS + CP_KEEP_MAX_RETAINED +
 		2 * MAX_CLIENTS + OTHER_DESCRIPTORS;
 }
 

@@ -29,8 +29,6 @@
 #define RESET_LIMIT 10000
 /* how long the peer's end of file is awaited, in milliseconds */
 #define CLOSING_LIMIT 2000
-/* adoptions that outlive a reset, for the next one of the same connection */
-#define MAX_RETAINED 32
 /* bytes read and thrown away while it is awaited */
 #define CLOSING_MAX_BYTES (1024 * 1024)
 
@@ -183,7 +181,7 @@ cp_keep_find(int slot, uint64 generation, const CpGreeting **greeting)
 static void
 finish_reset(KeptSocket *sock, bool ok)
 {
-	if (!ok || adoptions > MAX_RETAINED)
+	if (!ok || adoptions > CP_KEEP_MAX_RETAINED)
 		let_go(sock);
 	set_work(sock, WORK_NONE);
 	/* if not ok the slot comes back at once as a task of closing */

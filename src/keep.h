@@ -11,6 +11,8 @@
 
 /* resets under way at once; the others wait for their turn */
 #define CP_KEEP_MAX_RESETS 64
+/* adoptions that outlive a reset, for the next one of the same connection */
+#define CP_KEEP_MAX_RETAINED 32
 
 /* Makes room for the sockets of `slots` slots, in the current context. */
 extern void cp_keep_init(int slots);

@@ -420,7 +420,7 @@ set_options(CpSharedPool *pool, const CpPoolOptions *options, CpAftermath *after
 	for (int i = pool->idle_tail, prev; i != CP_NONE; i = prev)
 	{
 		prev = cp_slots[i].prev;
-		if (cp_pool_size(pool) - pool->counts[CP_SLOT_CLOSING] <= options->max_size)
+		if (!cp_pool_is_oversized(pool))
 			break;
 		if (cp_slots[i].state == CP_SLOT_IDLE)
 			cp_slot_close(i, after);
@@ -634,7 +634,7 @@ dispose(CpCheckin *c, CpSharedPool *pool, CpAftermath *after)
 	{
 		case CP_CHECKIN_CLEAN:
 			/* the pool may have been made smaller meanwhile */
-			if (cp_pool_size(pool) > pool->options.max_size)
+			if (cp_pool_is_oversized(pool))
 				cp_slot_close(c->slot, after);
 			else
 			{

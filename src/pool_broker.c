@@ -161,7 +161,7 @@ cp_pool_reset_done(int slot, uint64 generation, bool ok)
 
 	if (p == CP_NONE)
 		return;
-	if (ok && cp_pool_size(&cp_pools[p]) <= cp_pools[p].options.max_size)
+	if (ok && !cp_pool_is_oversized(&cp_pools[p]))
 	{
 		cp_slot_set_state(slot, CP_SLOT_IDLE);
 		s->idle_since = s->state_since;

@@ -36,6 +36,9 @@ extern int cp_pool_lock_of(int i, uint64 generation);
 extern bool cp_slot_has_holder(CpSlotState state);
 extern int cp_pool_size(const CpSharedPool *pool);
 
+/* Has it more connections than it may, without those that are closing? */
+extern bool cp_pool_is_oversized(const CpSharedPool *pool);
+
 /* Is it on the idle list: IDLE or VALIDATING? */
 extern bool cp_slot_is_listed(CpSlotState state);
 

@@ -75,11 +75,11 @@ remove_pool(int p)
 }
 
 /*
- * Makes room in the registry, which is locked.  An empty ad-hoc pool goes
- * first, then an empty pool of a server.  Where all have connections there is
- * no place now (CP_NONE), but *closing is set to a pool whose connections the
- * caller is to close, for those who come later: an ad-hoc one, or one of a
- * server that has not been used for a while and may have been dropped.
+ * Makes room in the registry, which is locked.  Ad-hoc pools go first: an empty
+ * one at once; else *closing is set to an idle one, whose connections the
+ * caller is to close for those who come later.  Then pools of servers, in the
+ * same way, but idle ones only when not used for a while: their server may have
+ * been dropped.  CP_NONE: there is no place now.
  */
 static int
 evict_pool(int *closing)

@@ -51,6 +51,12 @@ cp_pool_size(const CpSharedPool *pool)
 	return size;
 }
 
+bool
+cp_pool_is_oversized(const CpSharedPool *pool)
+{
+	return cp_pool_size(pool) - pool->counts[CP_SLOT_CLOSING] > pool->options.max_size;
+}
+
 /* Does the broker that runs now have this slot's socket? */
 bool
 cp_slot_is_donated(const CpSharedSlot *slot)

@@ -17,8 +17,9 @@
 #     test/setup/local.sql; test/setup/remote.sql has the remote's roles. The
 #     superuser is "postgres" on both sides.
 #     To write an expected file: run, look at tmp_check/NAME.out, copy it.
-#     The isolation tester sees no wait for a pool: mark such a step "(*)" in
-#     the permutation and call test.wait_until() on conpool.waiters after it.
+#     In the test database the isolation tester's question "is this session
+#     blocked?" knows conpool's queue too, and the advisory lock 4711 by which
+#     a session says that it holds up the remote: see test/setup/local.sql.
 # tap         test/t/NAME.pl, with test/perl/ConpoolTest.pm; each file starts
 #     servers of its own. Set in the environment: PG_REGRESS, TEMP_CONFIG (the
 #     settings by which a server finds the stage), CONPOOL_SETUP (test/setup).

@@ -35,6 +35,11 @@ is($local->safe_psql('postgres', q{SELECT idle FROM conpool.pools WHERE server =
 is( $local->safe_psql('postgres', q{SELECT checkouts, checkout_timeouts, discarded
 		FROM conpool.stat_pools WHERE server = 'four'}),
 	'4|1|0', 'it counts as a timeout');
+my $result = $session->query(q{SELECT conpool.checkout('four', 'session')});
+like($result->{message}, qr/could not get a connection of pool "four" from conpool's broker/,
+	'with time left it does not try one connection after the other');
+is($local->safe_psql('postgres', q{SELECT idle FROM conpool.pools WHERE server = 'four'}),
+	4, 'and again none is closed');
 is($first[0]->query($statement)->{rows}[0][0],
 	'SELECT 1', 'who has adopted one needs no broker');
 
