@@ -297,7 +297,8 @@ throw_not_fetched(CpLease *lease, CpTarget *target, CpTime deadline)
 		throw_checkout_timeout(lease, target);
 	ereport(ERROR,
 			(errcode(CP_ERRCODE_NO_CONNECTION),
-			 errmsg("could not get a connection of pool \"%s\" from conpool's broker", target->name),
+			 errmsg("could not get a connection of pool \"%s\" from conpool's broker",
+					target->name),
 			 errdetail("The broker did not answer within %d ms.", VAULT_TIMEOUT),
 			 errhint("Look for process \"conpool broker\" in pg_stat_activity.")));
 }

@@ -245,9 +245,9 @@ cpu_of() {
 
 # The CPU seconds of others up to now, two figures: what our CPUs did or lost,
 # less what this script, its servers and their children used; and what all
-# other processes used. The first may count soft interrupts for us (the kernel
-# decides), the second counts work on other CPUs and misses that of other
-# machines: so the smaller one, of a difference, is near the truth.
+# other processes used and the host stole. The first may hold our own soft
+# interrupts (the kernel decides), the second holds work on other CPUs: so the
+# smaller one, of a difference, is near the truth.
 cpu_of_others() {
     local -a parents=("$$")
     local name
@@ -265,7 +265,7 @@ cpu_of_others() {
             n = split(parents, part, " "); for (i = 1; i <= n; i++) parent[part[i]]
         }
         # All but idle and waiting for I/O.
-        $1 in ours { busy += $2 + $3 + $4 + $7 + $8 + $9 }
+        $1 in ours { busy += $2 + $3 + $4 + $7 + $8 + $9; others += $9 }
         $1 == "process" {
             # Its own time and that of children that are gone.
             ticks = $14 + $15 + $16 + $17
