@@ -363,24 +363,28 @@ warn_if_no_broker(void)
 	}
 }
 
-static CpRemote *
-start_connect(const CpTarget *target)
+/* Begins to connect; if there are too few descriptors, with those of the cache. */
+static void
+start_connect(CpLease *lease, const CpTarget *target)
 {
 	const char *error;
-	CpRemote *remote = cp_remote_start(target->keywords, target->values, &error);
 
-	if (remote == NULL)
+	lease->remote = cp_remote_start(target->keywords, target->values, &error);
+	if (lease->remote == NULL)
 	{
 		cp_cache_drop_all();
-		remote = cp_remote_start(target->keywords, target->values, &error);
+		lease->remote = cp_remote_start(target->keywords, target->values, &error);
 	}
-	if (remote == NULL)
-		ereport(ERROR,
-				(errcode(CP_ERRCODE_UNREACHABLE),
-				 errmsg("could not connect for pool \"%s\"", target->name),
-				 errdetail_internal("%s", error),
-				 errhint("Raise the server's max_files_per_process or its limit of open files.")));
-	return remote;
+	if (lease->remote != NULL)
+		return;
+	cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_CONNECT,
+						  lease->requested_at);
+	give_up(lease);
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_UNREACHABLE),
+			 errmsg("could not connect for pool \"%s\"", target->name),
+			 errdetail_internal("%s", error),
+			 errhint("Raise the server's max_files_per_process or its limit of open files.")));
 }
 
 /* Opens the connection for which the lease has a permit. */
@@ -393,7 +397,7 @@ open_connection(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline
 	CpConnected info = {0};
 	char address[CP_ADDRESS_LEN];
 
-	lease->remote = start_connect(target);
+	start_connect(lease, target);
 	status = cp_remote_finish_connect(lease->remote, limit);
 	if (status == CP_CONNECT_FAILED)
 		throw_connect_error(lease, target);

@@ -199,21 +199,10 @@ collect_notice(void *arg, const PGresult *result)
 	notices->bytes += size;
 }
 
-static void
-ignore_notice(void *arg, const PGresult *result)
-{
-}
-
 void
 cp_message_collect_notices(PGconn *conn, CpNotices *notices)
 {
 	PQsetNoticeReceiver(conn, collect_notice, notices);
-}
-
-void
-cp_message_ignore_notices(PGconn *conn)
-{
-	PQsetNoticeReceiver(conn, ignore_notice, NULL);
 }
 
 static void

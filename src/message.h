@@ -24,11 +24,10 @@ typedef struct CpNotices
 
 /*
  * Has the notices of conn collected in `notices`, which must live until
- * cp_message_ignore_notices: libpq's callback must neither throw nor use
+ * cp_remote_ignore_notices: libpq's callback must neither throw nor use
  * palloc, so they are reported later.
  */
 extern void cp_message_collect_notices(PGconn *conn, CpNotices *notices);
-extern void cp_message_ignore_notices(PGconn *conn);
 
 /* Reports what was collected, and forgets it. */
 extern void cp_message_report_notices(CpNotices *notices);

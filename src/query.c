@@ -262,7 +262,7 @@ static void
 release(Run *run)
 {
 	if (run->lease != NULL && run->lease->remote != NULL)
-		cp_message_ignore_notices(run->lease->remote->conn);
+		cp_remote_ignore_notices(run->lease->remote);
 	cp_message_free_notices(&run->notices);
 	PQclear(run->result);
 	PQclear(run->error);

@@ -65,6 +65,12 @@ ignore_notice(void *arg, const PGresult *notice)
 {
 }
 
+void
+cp_remote_ignore_notices(CpRemote *remote)
+{
+	PQsetNoticeReceiver(remote->conn, ignore_notice, NULL);
+}
+
 /* A CpRemote with its descriptor counted, but no connection yet. */
 static CpRemote *
 new_remote(const char **error)
@@ -128,7 +134,7 @@ cp_remote_start(const char *const *keywords, const char *const *values,
 		free_remote(remote);
 		return NULL;
 	}
-	PQsetNoticeReceiver(remote->conn, ignore_notice, NULL);
+	cp_remote_ignore_notices(remote);
 	/* the only way to learn the SQLSTATE of a connect that failed */
 	PQsetErrorVerbosity(remote->conn, PQERRORS_VERBOSE);
 	return remote;
@@ -233,7 +239,7 @@ cp_remote_adopt(int fd, const CpGreeting *greeting, uint64 changes, const char *
 			remote = NULL;
 		}
 		else
-			PQsetNoticeReceiver(remote->conn, ignore_notice, NULL);
+			cp_remote_ignore_notices(remote);
 	}
 	close(fd);
 	return remote;
@@ -502,7 +508,7 @@ cp_remote_recover(CpRemote *remote, CpTime deadline)
 	Drained state;
 
 	/* when a session dies, what notices were collected in is gone already */
-	PQsetNoticeReceiver(remote->conn, ignore_notice, NULL);
+	cp_remote_ignore_notices(remote);
 	state = drain(remote, false, patience);
 	if (state != DRAIN_MORE)
 		return state == DRAINED;

@@ -90,6 +90,9 @@ extern int cp_remote_end(CpRemote *remote);
  */
 extern void cp_remote_await_eof(int fd, CpTime deadline);
 
+/* Has notices ignored, as they are at first; libpq would write them to stderr. */
+extern void cp_remote_ignore_notices(CpRemote *remote);
+
 /* The look on borrow: anything to read, error or hang-up?  Reads nothing. */
 extern bool cp_remote_is_readable(CpRemote *remote);
 
