@@ -47,6 +47,9 @@ PG_CPPFLAGS = -I$(libpq_srcdir) \
 	$(shell grep -qs $(PROXY_CONNINFO) $(PROXY_CONNINFO_HEADER) && \
 		echo -DHAVE_LIBPQSRV_CHECK_PROXY_CONNINFO)
 SHLIB_LINK_INTERNAL = $(libpq)
+# The dialer looks names up in threads.
+PG_CFLAGS = $(PTHREAD_CFLAGS)
+SHLIB_LINK = $(PTHREAD_LIBS)
 
 # No bitcode: it would need clang, and there is nothing to inline into a query.
 override with_llvm = no

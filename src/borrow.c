@@ -26,6 +26,8 @@
 
 /* the broker answers within this time or is not there, in milliseconds */
 #define VAULT_TIMEOUT 2000
+/* a connection that may be dead answers within this time, in milliseconds */
+#define CHECK_TIMEOUT 5000
 /* how long to wait ourselves for a remote's end of file (milliseconds) */
 #define EOF_TIMEOUT 200
 /* for the broker to take over a connection's end, however late it is */
@@ -120,11 +122,33 @@ fetch(CpLease *lease, CpTime deadline, bool *answered)
 }
 
 /*
+ * A round trip before use, since others of its pool were found dead.  If that is
+ * interrupted nobody knows whether the answer is still to come.
+ */
+static bool
+passes_check(CpLease *lease, CpTime deadline)
+{
+	bool alive;
+
+	lease->busy = lease->beyond_recovery = true;
+	lease->busy_level = lease->nest_level;
+	alive = cp_remote_check(lease->remote,
+							cp_earlier(deadline, cp_deadline(cp_now(), CHECK_TIMEOUT)));
+	lease->busy = lease->beyond_recovery = false;
+	if (!alive)
+	{
+		cp_remote_let_go(lease->remote);
+		lease->remote = NULL;
+	}
+	return alive;
+}
+
+/*
  * The connection of a lease just granted, ready for use; false if it turns
  * out to be dead, or if the broker has not answered in time.
  */
 static bool
-take_up(CpLease *lease, CpTime deadline, bool *answered)
+take_up(CpLease *lease, bool suspect, CpTime deadline, bool *answered)
 {
 	CpRemote *remote = cp_cache_take(lease->slot, lease->generation);
 
@@ -145,7 +169,7 @@ take_up(CpLease *lease, CpTime deadline, bool *answered)
 		return false;
 	}
 	lease->remote = remote;
-	return true;
+	return !suspect || passes_check(lease, deadline);
 }
 
 /* ---- ending ------------------------------------------------------------- */
@@ -235,36 +259,16 @@ give_up(CpLease *lease)
 
 /* ---- connecting --------------------------------------------------------- */
 
-static bool
-is_authentication_failure(const CpRemote *remote, int sqlstate)
-{
-	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION ||
-		PQconnectionNeedsPassword(remote->conn);
-}
-
 /* Throws the error of an attempt to connect that failed. */
 static void
-throw_connect_error(CpLease *lease, CpTarget *target)
+throw_connect_error(const CpTarget *target, CpFailure what, int sqlstate, const char *message)
 {
-	CpRemote *remote = lease->remote;
-	const char *raw = PQerrorMessage(remote->conn);
-	int sqlstate;
-	char *message = cp_message_of_connect(raw, &sqlstate);
-
-	cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_CONNECT,
-						  lease->requested_at);
-	if (is_authentication_failure(remote, sqlstate))
-	{
-		if (sqlstate == 0)
-			sqlstate = ERRCODE_INVALID_PASSWORD;
-		give_up(lease);
+	if (what == CP_FAILURE_LOGIN)
 		ereport(ERROR,
 				(errcode(sqlstate),
 				 errmsg("could not log in for pool \"%s\"", target->name),
 				 errdetail_internal("%s", message),
 				 errhint("Check user and password of the user mapping or connection string.")));
-	}
-	give_up(lease);
 	ereport(ERROR,
 			(errcode(CP_ERRCODE_UNREACHABLE),
 			 errmsg("could not connect for pool \"%s\"", target->name),
@@ -272,12 +276,51 @@ throw_connect_error(CpLease *lease, CpTarget *target)
 							 errdetail("%s (SQLSTATE %s)", message, unpack_sql_state(sqlstate))));
 }
 
+/* The breaker is open: what went wrong last, and when it is tried again. */
+static void
+throw_refused(CpLease *lease, const CpTarget *target)
+{
+	CpPoolInfo info;
+	const char *message;
+	double delay;
+
+	if (!cp_pool_read(lease->pool, &info))
+		memset(&info, 0, sizeof(info));
+	message = cp_message_valid_text(info.problem.message);
+	delay = Max(info.breaker.next_attempt - cp_now(), 0) / 1e6;
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_UNREACHABLE),
+			 errmsg("could not connect for pool \"%s\": not tried again yet", target->name),
+			 info.breaker.state == CP_BREAKER_PROBING ?
+				 errdetail("Failures in a row: %d; another attempt is under way.\n"
+						   "Last error: %s",
+						   info.breaker.failures, message) :
+				 errdetail("Failures in a row: %d; the next attempt is due in %.1f s.\n"
+						   "Last error: %s",
+						   info.breaker.failures, delay, message),
+			 errhint("See the columns breaker, next_attempt and last_error of view "
+					 "conpool.pools.")));
+}
+
+static void
+throw_paused(const CpTarget *target)
+{
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_PAUSED),
+			 errmsg("pool \"%s\" is paused", target->name),
+			 errdetail("It was not resumed within checkout_timeout."),
+			 errhint("See conpool.resume().")));
+}
+
 static void
 throw_checkout_timeout(CpLease *lease, CpTarget *target)
 {
 	int pool = lease->pool;
 	char *detail = cp_pool_describe(pool);
+	CpPoolInfo info;
 
+	if (cp_pool_read(pool, &info) && info.paused)
+		throw_paused(target);
 	ereport(ERROR,
 			(errcode(CP_ERRCODE_NO_CONNECTION),
 			 errmsg("timed out waiting for a connection of pool \"%s\"", target->name),
@@ -303,25 +346,43 @@ throw_not_fetched(CpLease *lease, CpTarget *target, CpTime deadline)
 			 errhint("Look for process \"conpool broker\" in pg_stat_activity.")));
 }
 
+/*
+ * The attempt has failed, or has taken too long.  Returns if another connection
+ * may come free for this caller, who then asks for it; throws otherwise.
+ */
 static void
-throw_connect_timeout(CpLease *lease, CpTarget *target, bool checkout_timed_out)
+end_failed_connect(CpLease *lease, CpTarget *target, bool timed_out)
 {
-	cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_CONNECT,
-						  lease->requested_at);
-	if (checkout_timed_out)
-	{
-		cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_TIMEOUT,
-							  lease->requested_at);
-		give_up(lease);
-		throw_checkout_timeout(lease, target);
-	}
+	int sqlstate;
+	char *message;
+	CpFailure what = cp_message_connect_failure(lease->remote, timed_out, &sqlstate, &message);
+	bool may_wait;
+
+	if (timed_out)
+		message = psprintf(_("The remote server did not answer within %d ms."),
+						   target->options.connect_timeout);
+	may_wait = cp_pool_connect_failed(lease->slot, lease->generation, what, sqlstate, message,
+									  lease->requested_at);
 	give_up(lease);
-	ereport(ERROR,
-			(errcode(CP_ERRCODE_UNREACHABLE),
-			 errmsg("could not connect for pool \"%s\": timeout", target->name),
-			 errdetail("The remote server did not answer within %d ms.",
-					   target->options.connect_timeout),
-			 errhint("See the option connect_timeout.")));
+	if (may_wait)
+		return;
+	if (timed_out)
+		ereport(ERROR,
+				(errcode(CP_ERRCODE_UNREACHABLE),
+				 errmsg("could not connect for pool \"%s\": timeout", target->name),
+				 errdetail_internal("%s", message),
+				 errhint("See the option connect_timeout.")));
+	throw_connect_error(target, what, sqlstate, message);
+}
+
+/* The caller's own time is over while he connects. */
+static void
+throw_out_of_time(CpLease *lease, CpTarget *target)
+{
+	cp_pool_connect_failed(lease->slot, lease->generation, CP_FAILURE_TIMEOUT, 0, NULL,
+						   lease->requested_at);
+	give_up(lease);
+	throw_checkout_timeout(lease, target);
 }
 
 /*
@@ -333,8 +394,8 @@ check_password_used(CpLease *lease, CpTarget *target)
 {
 	if (!target->password_required || lease->remote->used_password)
 		return;
-	cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_CONNECT,
-						  lease->requested_at);
+	cp_pool_connect_failed(lease->slot, lease->generation, CP_FAILURE_LOCAL, 0, NULL,
+						   lease->requested_at);
 	give_up(lease);
 	ereport(ERROR,
 			(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
@@ -377,8 +438,8 @@ start_connect(CpLease *lease, const CpTarget *target)
 	}
 	if (lease->remote != NULL)
 		return;
-	cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_CONNECT,
-						  lease->requested_at);
+	cp_pool_connect_failed(lease->slot, lease->generation, CP_FAILURE_LOCAL, 0, NULL,
+						   lease->requested_at);
 	give_up(lease);
 	ereport(ERROR,
 			(errcode(CP_ERRCODE_UNREACHABLE),
@@ -387,8 +448,11 @@ start_connect(CpLease *lease, const CpTarget *target)
 			 errhint("Raise the server's max_files_per_process or its limit of open files.")));
 }
 
-/* Opens the connection for which the lease has a permit. */
-static void
+/*
+ * Opens the connection for which the lease has a permit.  False if that failed,
+ * but the caller may wait for another one.
+ */
+static bool
 open_connection(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 {
 	CpTime start = cp_now();
@@ -399,10 +463,13 @@ open_connection(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline
 
 	start_connect(lease, target);
 	status = cp_remote_finish_connect(lease->remote, limit);
-	if (status == CP_CONNECT_FAILED)
-		throw_connect_error(lease, target);
-	if (status == CP_CONNECT_TIMEOUT)
-		throw_connect_timeout(lease, target, limit == deadline);
+	if (status == CP_CONNECT_TIMEOUT && limit == deadline)
+		throw_out_of_time(lease, target);
+	if (status == CP_CONNECT_FAILED || status == CP_CONNECT_TIMEOUT)
+	{
+		end_failed_connect(lease, target, status == CP_CONNECT_TIMEOUT);
+		return false;
+	}
 	check_password_used(lease, target);
 
 	cp_remote_address(lease->remote, address, sizeof(address));
@@ -419,6 +486,7 @@ open_connection(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline
 	if (!lease->unshared)
 		donate(lease, cp_deadline(cp_now(), VAULT_TIMEOUT), true);
 	warn_if_no_broker();
+	return true;
 }
 
 /* ---- waiting ------------------------------------------------------------ */
@@ -449,25 +517,54 @@ throw_self_deadlock(CpLease *lease, CpTarget *target)
 					 "hold, or raise max_size.")));
 }
 
+static void
+throw_deadlock(const CpTarget *target, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_DEADLOCK),
+			 errmsg("deadlock detected while waiting for a connection of pool \"%s\"",
+					target->name),
+			 errdetail_internal("%s", detail),
+			 errhint("Take connections of several pools in the same order everywhere, or raise "
+					 "max_size.")));
+}
+
+/* Looks, every deadlock_timeout, whether the wait can end at all. */
+static void
+check_deadlock(const CpTarget *target, CpTime *next_check)
+{
+	char *detail;
+
+	if (cp_now() < *next_check)
+		return;
+	if (cp_deadlock_found(&detail))
+	{
+		cp_pool_leave_queue(CP_LEAVE_TIMEOUT);
+		throw_deadlock(target, detail);
+	}
+	*next_check = cp_deadline(cp_now(), DeadlockTimeout);
+}
+
 /* In the queue until something is granted or the time is over. */
 static CpGrant
 wait_in_queue(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 {
+	CpTime next_check = cp_deadline(cp_now(), DeadlockTimeout);
+
 	for (;;)
 	{
-		long timeout = cp_timeout_ms(deadline);
 		CpGrant grant = cp_pool_granted(c);
 
 		if (grant != CP_GRANT_QUEUED)
 			return grant;
-		if (timeout == 0)
+		if (cp_now() >= deadline)
 		{
 			cp_pool_leave_queue(CP_LEAVE_TIMEOUT);
 			throw_checkout_timeout(lease, target);
 		}
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout > 0 ? WL_TIMEOUT : 0),
-						 timeout, CP_WAIT_EVENT);
+		check_deadlock(target, &next_check);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT,
+						 cp_timeout_ms(cp_earlier(deadline, next_check)), CP_WAIT_EVENT);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -484,6 +581,21 @@ warn_of_overflow(void)
 				(errmsg("conpool has no place for another pool: connections are not shared"),
 				 errhint("Raise conpool.max_pools, or use fewer different connection strings.")));
 	warned = true;
+}
+
+/* What the remote has been promised is kept even so. */
+static void
+refuse_overflow_of_limited(CpTarget *target)
+{
+	if (target->options.max_server_size == 0)
+		return;
+	target->pool = CP_NONE;
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_NO_CONNECTION),
+			 errmsg("conpool has no place for pool \"%s\"", target->name),
+			 errdetail("Its server has a max_server_size, which unpooled connections would "
+					   "exceed."),
+			 errhint("Raise conpool.max_pools.")));
 }
 
 static void
@@ -508,6 +620,7 @@ check_out(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 		c->held = cp_lease_count_in_pool(c->pool);
 		if (target->pool == CP_OVERFLOW_POOL)
 		{
+			refuse_overflow_of_limited(target);
 			warn_of_overflow();
 			/* there may be a place for it next time */
 			target->pool = CP_NONE;
@@ -515,6 +628,8 @@ check_out(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 		c->wants_permit = target->uncommitted || c->pool == CP_OVERFLOW_POOL;
 
 		grant = cp_pool_checkout(c);
+		if (grant == CP_GRANT_QUEUED)
+			grant = wait_in_queue(lease, c, target, deadline);
 		switch (grant)
 		{
 			case CP_GRANT_POOL_GONE:
@@ -526,8 +641,9 @@ check_out(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 			case CP_GRANT_SELF_DEADLOCK:
 				throw_self_deadlock(lease, target);
 				break;
-			case CP_GRANT_QUEUED:
-				return wait_in_queue(lease, c, target, deadline);
+			case CP_GRANT_REFUSED:
+				throw_refused(lease, target);
+				break;
 			default:
 				return grant;
 		}
@@ -555,6 +671,19 @@ statement_to_show(void)
 	return sql;
 }
 
+/* Does the server's definition ask for one that can be written to? */
+static bool
+wants_primary(const CpTarget *target)
+{
+	for (int i = 0; target->keywords[i]; i++)
+	{
+		if (strcmp(target->keywords[i], "target_session_attrs") == 0)
+			return strcmp(target->values[i], "read-write") == 0 ||
+				strcmp(target->values[i], "primary") == 0;
+	}
+	return false;
+}
+
 void
 cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 {
@@ -579,10 +708,12 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 		lease->connecting = grant == CP_GRANT_PERMIT;
 		if (grant == CP_GRANT_PERMIT)
 		{
-			open_connection(lease, &c, target, deadline);
-			break;
+			if (open_connection(lease, &c, target, deadline))
+				break;
+			c.again = true;
+			continue;
 		}
-		if (take_up(lease, deadline, &answered))
+		if (take_up(lease, c.suspect, deadline, &answered))
 			break;
 		lease->slot = CP_NONE;
 		if (!answered)
@@ -593,6 +724,7 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 		cp_pool_discard(&c);
 		c.again = true;
 	}
+	lease->wants_primary = wants_primary(target);
 	lease->obtained_at = cp_now();
 	cp_pool_set_sql(lease->slot, statement_to_show());
 }
@@ -619,7 +751,7 @@ choose_disposition(CpLease *lease)
 	if (lease->remote == NULL)
 		return CP_CHECKIN_CLEAN;
 	transaction = PQtransactionStatus(lease->remote->conn);
-	if (lease->busy || lease->listened ||
+	if (lease->busy || lease->listened || lease->misplaced ||
 		PQstatus(lease->remote->conn) != CONNECTION_OK ||
 		transaction == PQTRANS_ACTIVE || transaction == PQTRANS_UNKNOWN)
 		return CP_CHECKIN_CLOSE;
@@ -658,9 +790,12 @@ changes_to_reset(const CpLease *lease, CpDisposition disposition)
 	return cp_remote_changes(lease->remote);
 }
 
-/* Tells the pool; false if the broker does not have the socket. */
+/*
+ * Tells the pool; false if the broker does not have the socket.  *reclaimed: the
+ * connection is somebody else's business already.
+ */
 static bool
-tell_pool(CpLease *lease, CpDisposition disposition, bool in_transaction)
+tell_pool(CpLease *lease, CpDisposition disposition, bool in_transaction, bool *reclaimed)
 {
 	CpCheckin c = {
 		.slot = lease->slot,
@@ -674,6 +809,7 @@ tell_pool(CpLease *lease, CpDisposition disposition, bool in_transaction)
 
 	if (!cp_pool_checkin(&c))
 		return false;
+	*reclaimed = c.reclaimed;
 	say_if_over(lease, c.was_leak);
 	return true;
 }
@@ -715,14 +851,15 @@ give_to_pool(CpLease *lease, CpDisposition disposition, bool in_transaction,
 			 CpTime deadline)
 {
 	CpRemote *remote = lease->remote;
+	bool reclaimed = false;
 
-	if (!tell_pool(lease, disposition, in_transaction) &&
+	if (!tell_pool(lease, disposition, in_transaction, &reclaimed) &&
 		!(settle_donation(lease, disposition, deadline) &&
-		  tell_pool(lease, disposition, in_transaction)))
+		  tell_pool(lease, disposition, in_transaction, &reclaimed)))
 		return false;
 	if (remote != NULL)
 	{
-		if (may_keep(lease, disposition))
+		if (!reclaimed && may_keep(lease, disposition))
 			cp_cache_keep(lease->slot, lease->generation, remote);
 		else
 			cp_remote_let_go(remote);
@@ -764,20 +901,22 @@ cp_borrow_abort(CpLease *lease, CpTime deadline)
 		return;
 	if (lease->connecting)
 	{
-		cp_pool_count_failure(lease->slot, lease->generation, CP_FAILURE_CANCEL,
-							  lease->requested_at);
+		cp_pool_connect_failed(lease->slot, lease->generation, CP_FAILURE_CANCEL, 0, NULL,
+							   lease->requested_at);
 		end_it_ourselves(lease, deadline);
 		return;
 	}
 	if (!lease->busy)
 		return;
-	lease->usage.query_errors++;
-	if (lease->remote != NULL && !lease->copying && cp_remote_recover(lease->remote, deadline))
+	/* else it was the check before use */
+	if (lease->obtained_at != 0)
+		lease->usage.query_errors++;
+	if (lease->remote != NULL && !lease->beyond_recovery && cp_remote_recover(lease->remote, deadline))
 	{
 		/* what was stopped may have changed session state before */
 		lease->dirty = true;
 		lease->busy = false;
-		cp_pool_statement_ends(lease->slot);
+		cp_pool_statement_ends(lease->slot, lease->generation);
 	}
 	else
 		cp_borrow_return(lease, deadline);

@@ -37,6 +37,7 @@
 #include "keep.h"
 #include "leak.h"
 #include "pool.h"
+#include "upkeep.h"
 #include "vault.h"
 
 /* between two rounds of maintenance, in milliseconds */
@@ -69,6 +70,8 @@ static uint64 epoch = 0;
 static int listener = -1;
 static bool listening = true; /* false after running out of descriptors */
 static CpTime next_tick = 0;
+static CpTime next_maintenance = 0;
+static bool stopping = false; /* the server is, as of the last tick */
 static MemoryContext tick_context;
 
 static CpVaultClient *clients[MAX_CLIENTS];
@@ -94,10 +97,12 @@ static CpVaultStatus
 serve_donation(CpVaultClient *client)
 {
 	const CpVaultRequest *request = &client->request;
+	uint64 generation = cp_pool_donated(request->slot, request->generation, client->pid,
+										epoch);
 
-	if (!cp_pool_donated(request->slot, request->generation, client->pid, epoch))
+	if (generation == 0)
 		return CP_VAULT_REFUSED;
-	cp_keep_socket(request->slot, request->generation, client->fd, &client->greeting);
+	cp_keep_socket(request->slot, generation, client->fd, &client->greeting);
 	client->fd = -1;
 	return CP_VAULT_OK;
 }
@@ -251,7 +256,7 @@ static bool
 server_is_stopping(void)
 {
 	char line[MAXPGPATH];
-	bool stopping = false;
+	bool found = false;
 	FILE *file = AllocateFile("postmaster.pid", "r");
 
 	if (file == NULL)
@@ -259,10 +264,10 @@ server_is_stopping(void)
 	for (int i = 1; fgets(line, sizeof(line), file) != NULL; i++)
 	{
 		if (i == LOCK_FILE_LINE_PM_STATUS)
-			stopping = strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
+			found = strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
 	}
 	FreeFile(file);
-	return stopping;
+	return found;
 }
 
 static void
@@ -274,10 +279,21 @@ tick(void)
 	listening = true;
 	cp_keep_look();
 	cp_leak_scan();
-	if (server_is_stopping())
+	stopping = server_is_stopping();
+	if (stopping)
 		cp_pool_close_all_idle();
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(tick_context);
+}
+
+/* After each tick, and when somebody has seen that a pool wants it. */
+static void
+maintain(CpTime now)
+{
+	if (now < next_maintenance && pg_atomic_read_u32(&cp_shared->upkeep_wanted) == 0)
+		return;
+	next_maintenance = cp_pool_maintain(now);
+	cp_upkeep_look();
 }
 
 static void
@@ -385,6 +401,7 @@ serve_signals(void)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
+		cp_upkeep_all();
 	}
 }
 
@@ -399,9 +416,15 @@ turn(void)
 	{
 		tick();
 		next_tick = cp_deadline(now, TICK);
+		next_maintenance = now;
 	}
+	maintain(now);
 	take_tasks();
 	deadline = cp_earlier(cp_keep_expire(now), expire_clients(now));
+	deadline = cp_earlier(deadline, next_maintenance);
+	/* nobody is to be brought in who would have to be sent away */
+	if (!stopping)
+		deadline = cp_earlier(deadline, cp_upkeep_turn(now));
 	if (pg_atomic_read_u32(&cp_shared->starved_pools) > 0)
 		cp_pool_relieve();
 	/* the pool wakes us for every task, those that come of this turn too */
@@ -505,6 +528,7 @@ set_up(void)
 				 errmsg("could not listen on the connection pool's socket: %m")));
 	/* from here on backends come */
 	epoch = cp_pool_broker_begins();
+	cp_upkeep_begin();
 }
 
 void

@@ -60,7 +60,7 @@ cp_timeout_ms(CpTime deadline)
 	return (long) Min((left + 999) / 1000, INT_MAX);
 }
 
-/* The wall-clock time of a past instant, for views. */
+/* The wall-clock time of an instant, past or to come, for views. */
 static inline TimestampTz
 cp_wall_clock(CpTime t)
 {

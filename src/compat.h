@@ -27,9 +27,12 @@
 #if PG_VERSION_NUM < 160000
 #define cp_server_aclcheck(oid, role, mode) \
 	pg_foreign_server_aclcheck((oid), (role), (mode))
+#define cp_server_ownercheck(oid, role) pg_foreign_server_ownercheck((oid), (role))
 #else
 #define cp_server_aclcheck(oid, role, mode) \
 	object_aclcheck(ForeignServerRelationId, (oid), (role), (mode))
+#define cp_server_ownercheck(oid, role) \
+	object_ownercheck(ForeignServerRelationId, (oid), (role))
 #endif
 
 #if PG_VERSION_NUM < 180000 && !defined(pg_noreturn)

@@ -13,6 +13,7 @@
 #include "tcop/utility.h"
 
 #include "broker.h"
+#include "ddl.h"
 #include "guc.h"
 #include "lease.h"
 #include "shmem.h"
@@ -28,6 +29,8 @@ extern PGDLLEXPORT void _PG_init(void);
 static ProcessUtility_hook_type prev_process_utility = NULL;
 
 /*
+ * Statements that change what pools are made of are noticed, see ddl.c.
+ *
  * DISCARD ALL leaves a session as if it were new, so without leases: it is
  * what a pooler in front of this server runs before the next client comes.
  */
@@ -39,6 +42,7 @@ process_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 {
 	bool discards_all = IsA(statement->utilityStmt, DiscardStmt) &&
 		castNode(DiscardStmt, statement->utilityStmt)->target == DISCARD_ALL;
+	CpDdlScope scope = cp_ddl_scope(statement->utilityStmt);
 
 	if (prev_process_utility)
 		prev_process_utility(statement, query, read_only_tree, context, params,
@@ -48,6 +52,7 @@ process_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 								environment, dest, completion);
 	if (discards_all)
 		cp_lease_discard_all();
+	cp_ddl_noticed(scope);
 }
 
 void

@@ -17,6 +17,7 @@
 int cp_guc_max_connections = 200;
 int cp_guc_max_pools = 100;
 bool cp_guc_allow_conninfo = true;
+int cp_guc_refresh_interval = 60;
 CpPoolOptions cp_guc_pool_options;
 
 static void
@@ -70,6 +71,11 @@ cp_guc_define(bool at_start)
 							 NULL,
 							 &cp_guc_allow_conninfo, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(PREFIX ".refresh_interval",
+							"Sets how often a standby looks for changed servers.",
+							"0 turns that off.",
+							&cp_guc_refresh_interval, 60, 0, 86400,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	if (at_start)
 	{
 		define_sizes();

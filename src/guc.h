@@ -1,7 +1,7 @@
 /*
  * guc.h
- *		The settings conpool.*: defaults of the pool options, and sizes fixed
- *		at server start.
+ *		The settings conpool.*: defaults of the pool options, sizes fixed at
+ *		server start, and what is no pool's own business.
  */
 #ifndef CP_GUC_H
 #define CP_GUC_H
@@ -11,6 +11,7 @@
 extern int cp_guc_max_connections; /* slots; fixed at start */
 extern int cp_guc_max_pools;	   /* fixed at start */
 extern bool cp_guc_allow_conninfo;
+extern int cp_guc_refresh_interval; /* seconds, 0 = never */
 
 /* what holds where a server does not say otherwise */
 extern CpPoolOptions cp_guc_pool_options;

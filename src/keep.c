@@ -4,10 +4,10 @@
  *		sessions, looking whether they live, and ending them.
  *
  * Runs in the broker only, called from its loop.  A connection is worked on
- * (reset, closed) only while its slot says so in shared memory, so nobody else
- * talks on it meanwhile.  Must never wait: every step is taken when its socket
- * is ready, every piece of work has a deadline.  Never throws because of a
- * remote; a connection in any doubt is closed.
+ * (reset, checked, closed) only while its slot says so in shared memory, so
+ * nobody else talks on it meanwhile.  Must never wait: every step is taken when
+ * its socket is ready, every piece of work has a deadline.  Never throws because
+ * of a remote; a connection in any doubt is closed.
  *
  * Closing: backends may hold duplicates of the socket, so close() alone would
  * leave the remote session running.  Terminate is said if the protocol is
@@ -24,9 +24,12 @@
 
 #include "compat.h"
 #include "net.h"
+#include "ping.h"
 
 /* a session is reset within this time or closed, in milliseconds */
 #define RESET_LIMIT 10000
+/* a round trip is answered within this time or the connection closed, in milliseconds */
+#define VALIDATE_LIMIT 5000
 /* how long the peer's end of file is awaited, in milliseconds */
 #define CLOSING_LIMIT 2000
 /* bytes read and thrown away while it is awaited */
@@ -38,7 +41,8 @@ typedef enum Work
 	WORK_RESET_QUEUED, /* too many resets under way */
 	WORK_ROLLBACK,	   /* the two steps of a reset */
 	WORK_DISCARD,
-	WORK_CLOSING /* awaits the peer's end of file */
+	WORK_VALIDATING, /* awaits the answer to a ping */
+	WORK_CLOSING	 /* awaits the peer's end of file */
 } Work;
 
 typedef struct KeptSocket
@@ -52,6 +56,7 @@ typedef struct KeptSocket
 	uint64 changes;		 /* parameters that the reset must bring back */
 	bool unsent;		 /* libpq may hold part of a message of ours */
 	CpRemote *remote;	 /* the adoption that resets talk on, or NULL */
+	CpPing ping;		 /* of the validation */
 	size_t discarded;	 /* bytes read in closing */
 } KeptSocket;
 
@@ -323,6 +328,36 @@ read_results(KeptSocket *sock)
 	}
 }
 
+/* ---- validating --------------------------------------------------------- */
+
+static void
+finish_validation(KeptSocket *sock, bool alive)
+{
+	set_work(sock, WORK_NONE);
+	/* if dead the slot comes back at once as a task of closing */
+	cp_pool_validated(slot_of(sock), sock->generation, alive);
+}
+
+static void
+read_answer(KeptSocket *sock)
+{
+	CpPingStatus status = cp_ping_read(&sock->ping, sock->fd);
+
+	if (status != CP_PING_WAIT)
+		finish_validation(sock, status == CP_PING_ALIVE);
+}
+
+/* On the bare socket: an adoption that a reset has left behind does not see it. */
+static void
+begin_validation(KeptSocket *sock)
+{
+	memset(&sock->ping, 0, sizeof(sock->ping));
+	sock->deadline = cp_deadline(cp_now(), VALIDATE_LIMIT);
+	set_work(sock, WORK_VALIDATING);
+	if (!cp_ping_send(sock->fd))
+		finish_validation(sock, false);
+}
+
 /* ---- closing ------------------------------------------------------------ */
 
 static void
@@ -420,15 +455,36 @@ begin_task_of_closing(const CpTask *task)
 	begin_closing(task->slot, mid_protocol);
 }
 
+/* The same for a connection whose session goes on. */
+static void
+begin_task_of_keeping(const CpTask *task)
+{
+	KeptSocket *sock = &kept[task->slot];
+	bool is_here = cp_keep_find(task->slot, task->generation, NULL) >= 0;
+
+	if (task->state == CP_SLOT_VALIDATING)
+	{
+		if (is_here)
+			begin_validation(sock);
+		else
+			cp_pool_validated(task->slot, task->generation, false);
+	}
+	else
+	{
+		if (is_here)
+			begin_reset(sock, task);
+		else
+			cp_pool_reset_done(task->slot, task->generation, false);
+	}
+}
+
 void
 cp_keep_begin(const CpTask *task)
 {
 	if (task->state == CP_SLOT_CLOSING)
 		begin_task_of_closing(task);
-	else if (cp_keep_find(task->slot, task->generation, NULL) >= 0)
-		begin_reset(&kept[task->slot], task);
 	else
-		cp_pool_reset_done(task->slot, task->generation, false);
+		begin_task_of_keeping(task);
 }
 
 int
@@ -452,6 +508,7 @@ cp_keep_events(int slot, pgsocket *fd)
 		case WORK_DISCARD:
 			*fd = PQsocket(sock->remote->conn);
 			return WL_SOCKET_READABLE | (sock->unsent ? WL_SOCKET_WRITEABLE : 0);
+		case WORK_VALIDATING:
 		case WORK_CLOSING:
 			*fd = sock->fd;
 			return WL_SOCKET_READABLE;
@@ -465,11 +522,35 @@ cp_keep_ready(int slot)
 {
 	KeptSocket *sock = &kept[slot];
 
-	if (sock->work == WORK_CLOSING)
-		drain(sock);
-	else if (sock->work == WORK_ROLLBACK || sock->work == WORK_DISCARD)
-		read_results(sock);
+	switch (sock->work)
+	{
+		case WORK_NONE:
+		case WORK_RESET_QUEUED:
+			break;
+		case WORK_ROLLBACK:
+		case WORK_DISCARD:
+			read_results(sock);
+			break;
+		case WORK_VALIDATING:
+			read_answer(sock);
+			break;
+		case WORK_CLOSING:
+			drain(sock);
+			break;
+	}
 	start_queued_resets();
+}
+
+/* The time for the work is over. */
+static void
+give_up(KeptSocket *sock)
+{
+	if (sock->work == WORK_CLOSING)
+		finish_closing(sock);
+	else if (sock->work == WORK_VALIDATING)
+		finish_validation(sock, false);
+	else
+		finish_reset(sock, false);
 }
 
 CpTime
@@ -479,16 +560,12 @@ cp_keep_expire(CpTime now)
 
 	for (int i = 0; i < kept_count && working > 0; i++)
 	{
-		KeptSocket *sock = &kept[i];
-
-		if (sock->work == WORK_NONE)
+		if (kept[i].work == WORK_NONE)
 			continue;
-		if (now < sock->deadline)
-			next = cp_earlier(next, sock->deadline);
-		else if (sock->work == WORK_CLOSING)
-			finish_closing(sock);
+		if (now < kept[i].deadline)
+			next = cp_earlier(next, kept[i].deadline);
 		else
-			finish_reset(sock, false);
+			give_up(&kept[i]);
 	}
 	start_queued_resets();
 	return next;

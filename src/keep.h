@@ -26,11 +26,11 @@ extern void cp_keep_socket(int slot, uint64 generation, int fd,
 
 /*
  * The socket of that connection, still owned by this module, and its greeting
- * (unless NULL); -1 if it is not here, or is being reset or closed.
+ * (unless NULL); -1 if it is not here, or is being reset, checked or closed.
  */
 extern int cp_keep_find(int slot, uint64 generation, const CpGreeting **greeting);
 
-/* Begins to reset or to close a connection; the pool is told when it is done. */
+/* Begins to reset, check or close a connection; the pool is told when it is done. */
 extern void cp_keep_begin(const CpTask *task);
 
 /*

@@ -81,6 +81,14 @@ end_lease(CpLease *lease)
 		pfree(lease);
 }
 
+/* Has somebody taken its connection away? */
+static bool
+is_reclaimed(const CpLease *lease)
+{
+	return lease->slot != CP_NONE && !lease->connecting &&
+		cp_pool_generation(lease->slot) != lease->generation;
+}
+
 int
 cp_lease_count_in_pool(int pool)
 {
@@ -91,7 +99,7 @@ cp_lease_count_in_pool(int pool)
 	{
 		CpLease *lease = dlist_container(CpLease, node, iter.cur);
 
-		if (lease->slot != CP_NONE && lease->pool == pool)
+		if (lease->slot != CP_NONE && lease->pool == pool && !is_reclaimed(lease))
 			n++;
 	}
 	return n;
@@ -226,7 +234,7 @@ at_exit(int code, Datum arg)
 	{
 		CpLease *lease = dlist_container(CpLease, node, iter.cur);
 
-		if (lease->is_explicit && lease->slot != CP_NONE)
+		if (lease->is_explicit && lease->slot != CP_NONE && !is_reclaimed(lease))
 			cp_leak_abandoned(lease->slot);
 		cp_borrow_abort(lease, exit_deadline);
 		end_lease(lease);
@@ -292,6 +300,36 @@ cp_lease_checkout(const char *server, CpScope scope, bool is_explicit, int64 tim
 	return checkout_target(cp_target_resolve(server), scope, is_explicit, timeout_ms);
 }
 
+void
+cp_lease_throw_if_reclaimed(uint64 id, const char *pool_name)
+{
+	CpReclaimRecord record;
+	char *role;
+
+	if (!cp_pool_was_reclaimed(id, &record) || record.holder_pid != MyProcPid)
+		return;
+	role = GetUserNameFromId(record.role, true);
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_NOT_YOUR_LEASE),
+			 pool_name ? errmsg("lease " UINT64_FORMAT " of pool \"%s\" was reclaimed", id, pool_name) :
+						 errmsg("lease " UINT64_FORMAT " was reclaimed", id),
+			 errdetail("Process %d, role \"%s\", took it away with conpool.reclaim() at %s; its "
+					   "connection was closed.",
+					   record.pid, role ? role : "?",
+					   timestamptz_to_str(cp_wall_clock(record.at)))));
+}
+
+/* Forgets a lease that was taken away, and says so; returns if that is long ago. */
+static void
+drop_reclaimed(CpLease *lease)
+{
+	uint64 id = lease->id;
+	char *pool_name = pstrdup(lease->pool_name);
+
+	end_lease(lease);
+	cp_lease_throw_if_reclaimed(id, pool_name);
+}
+
 static void
 refuse_if_busy(const CpLease *lease)
 {
@@ -316,9 +354,12 @@ find_implicit(const CpTarget *target, CpScope scope)
 		if (lease->is_explicit || lease->scope != scope || lease->role != target->role ||
 			memcmp(&lease->key, &target->key, sizeof(lease->key)) != 0)
 			continue;
-		if (lease->slot != CP_NONE)
+		if (is_reclaimed(lease))
+			drop_reclaimed(lease);
+		else if (lease->slot != CP_NONE)
 			return lease;
-		end_lease(lease); /* its connection was lost */
+		else
+			end_lease(lease); /* its connection was lost */
 	}
 	return NULL;
 }
@@ -360,12 +401,20 @@ cp_lease_get(int64 id, bool must_be_usable, bool *release)
 {
 	CpLease *lease = find_lease((uint64) id);
 
+	if (lease != NULL && is_reclaimed(lease))
+	{
+		drop_reclaimed(lease);
+		lease = NULL;
+	}
 	if (lease == NULL)
+	{
+		cp_lease_throw_if_reclaimed((uint64) id, NULL);
 		ereport(ERROR,
 				(errcode(CP_ERRCODE_NOT_YOUR_LEASE),
 				 errmsg("lease " INT64_FORMAT " is not held by this session", id),
 				 errdetail("It never was, or it has been given back."),
 				 errhint("View conpool.leases shows the leases that are held.")));
+	}
 	if (lease->role != GetUserId())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -398,7 +447,7 @@ cp_lease_statement_begins(CpLease *lease)
 	Assert(!lease->busy);
 	lease->busy = true;
 	lease->busy_level = GetCurrentTransactionNestLevel();
-	cp_pool_statement_begins(lease->slot);
+	cp_pool_statement_begins(lease->slot, lease->generation);
 }
 
 /* Leases that go on report at once: a statistic must not wait for their end. */
@@ -406,7 +455,7 @@ void
 cp_lease_statement_ends(CpLease *lease)
 {
 	lease->busy = false;
-	cp_pool_statement_ends(lease->slot);
+	cp_pool_statement_ends(lease->slot, lease->generation);
 	if (lease->donation >= 0)
 		cp_borrow_look_for_answer(lease);
 	if (lease->scope != CP_SCOPE_STATEMENT)

@@ -40,11 +40,13 @@ typedef struct CpLease
 	CpTime obtained_at;	 /* the connection was there */
 
 	/* what has been done with it; set by query.c */
-	bool dirty;	   /* needs a reset at checkin */
-	bool listened; /* ever ran LISTEN: closed at checkin */
-	bool huge;	   /* read a huge value: let the buffer go */
-	bool copying;  /* in COPY: cannot be recovered */
-	CpUsage usage; /* not yet reported to the pool */
+	bool dirty;			  /* needs a reset at checkin */
+	bool listened;		  /* ever ran LISTEN: closed at checkin */
+	bool huge;			  /* read a huge value: let the buffer go */
+	bool beyond_recovery; /* what runs cannot be brought to rest */
+	bool wants_primary;	  /* opened for a server that can be written to */
+	bool misplaced;		  /* it turned out to be another: closed at checkin */
+	CpUsage usage;		  /* not yet reported to the pool */
 
 	/* a statement runs: not re-entrant, and in doubt until it has ended */
 	bool busy;
@@ -72,6 +74,9 @@ extern CpLease *cp_lease_for_server(const char *server, bool *release);
  * (may be NULL): its scope is one statement, so give it back after that.
  */
 extern CpLease *cp_lease_get(int64 id, bool must_be_usable, bool *release);
+
+/* Throws 08003, saying who did it and when, if this session's lease was reclaimed. */
+extern void cp_lease_throw_if_reclaimed(uint64 id, const char *pool_name);
 
 /* Gives it back; the CpLease is gone.  Throws nothing about the remote. */
 extern void cp_lease_checkin(CpLease *lease);

@@ -317,14 +317,29 @@ leading_sqlstate(const char *s)
 	return 0;
 }
 
+/* Takes out where in libpq's or the server's source an error came from. */
+static void
+remove_locations(char *message)
+{
+	char *location;
+
+	while ((location = strstr(message, "\nLOCATION:  ")) != NULL)
+	{
+		char *end = strchr(location + 1, '\n');
+
+		if (end == NULL)
+			*location = '\0';
+		else
+			memmove(location, end, strlen(end) + 1);
+	}
+}
+
 char *
 cp_message_of_connect(const char *verbose, int *sqlstate)
 {
 	char *message = pstrdup(cp_message_valid_text(verbose));
-	char *location = strstr(message, "\nLOCATION:  ");
 
-	if (location)
-		*location = '\0';
+	remove_locations(message);
 	*sqlstate = 0;
 	for (char *p = strstr(message, ":  "); p != NULL; p = strstr(p + 1, ":  "))
 	{
@@ -338,4 +353,22 @@ cp_message_of_connect(const char *verbose, int *sqlstate)
 		memmove(s, s + 7, strlen(s + 7) + 1);
 	}
 	return pchomp(message);
+}
+
+CpFailure
+cp_message_connect_failure(CpRemote *remote, bool timed_out, int *sqlstate, char **message)
+{
+	*message = cp_message_of_connect(cp_remote_connect_error(remote), sqlstate);
+	if (timed_out)
+		return CP_FAILURE_UNREACHABLE;
+	if (ERRCODE_TO_CATEGORY(*sqlstate) == ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION ||
+		PQconnectionNeedsPassword(remote->conn))
+	{
+		if (*sqlstate == 0)
+			*sqlstate = ERRCODE_INVALID_PASSWORD;
+		return CP_FAILURE_LOGIN;
+	}
+	if (ERRCODE_TO_CATEGORY(*sqlstate) == ERRCODE_INSUFFICIENT_RESOURCES)
+		return CP_FAILURE_ROOM;
+	return CP_FAILURE_UNREACHABLE;
 }

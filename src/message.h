@@ -10,6 +10,8 @@
 #include "libpq-fe.h"
 
 #include "compat.h"
+#include "pool.h"
+#include "remote.h"
 
 /* Notices of a running statement that have not been reported yet. */
 typedef struct CpNotice CpNotice;
@@ -62,6 +64,13 @@ pg_noreturn extern void cp_message_throw_lost(const char *pool, const char *why)
  * *sqlstate is 0 if the server sent none.
  */
 extern char *cp_message_of_connect(const char *verbose, int *sqlstate);
+
+/*
+ * What kind of failure it is, with the message and SQLSTATE as above;
+ * `timed_out`: it was ended for taking too long.  For cp_pool_connect_failed().
+ */
+extern CpFailure cp_message_connect_failure(CpRemote *remote, bool timed_out,
+											int *sqlstate, char **message);
 
 /*
  * A text that came from the remote: itself, or, if it is not valid in the

@@ -29,11 +29,16 @@ typedef enum CpResetMode
 /* The options in force; durations in milliseconds, 0 = none or never. */
 typedef struct CpPoolOptions
 {
+	int min_size;
 	int max_size;
-	int max_waiters; /* -1 = no limit, 0 = never wait */
+	int max_server_size; /* over all pools of the server, 0 = no limit */
+	int max_waiters;	 /* -1 = no limit, 0 = never wait */
 	int connect_concurrency;
 	int checkout_timeout;
 	int connect_timeout;
+	int idle_timeout;
+	int max_lifetime;
+	int validate_interval;
 	int leak_threshold;
 	CpScope pool_mode;
 	CpResetMode reset;

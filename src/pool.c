@@ -11,8 +11,13 @@
  *	pool.c			the queue, checkout, opening and checkin
  *	pool_slot.c		states of slots
  *	pool_registry.c	which pools there are
+ *	pool_server.c	what the pools of one server share
  *	pool_broker.c	what the broker reports and asks
+ *	pool_share.c	who gives way when there is not enough for all
+ *	pool_upkeep.c	what goes without anybody asking, and what is opened ahead
+ *	pool_admin.c	what people decree: pause, reconnect, reclaim ...
  *	pool_view.c		copies for people to read
+ *	deadlock.c		waits that cannot end
  *
  * cp_pool_dispatch() alone decides who gets what; cp_pool_leave_queue() is the
  * one way out of the queue for somebody who got nothing.
@@ -28,6 +33,12 @@
 
 /* how far into the idle list we look for a connection adopted before */
 #define ADOPTED_SEARCH_DEPTH 64
+/* a remote silent for so long (microseconds) has failed, whoever gave up on it */
+#define SILENCE (1 * USECS_PER_SEC)
+/* for how long a ceiling stays lowered, at least (microseconds) */
+#define MIN_CEILING_TIME (1 * USECS_PER_SEC)
+/* by so many doublings its backoff begins later than that of a breaker */
+#define CEILING_BACKOFF_STEPS 3
 
 /* ---- the queue ------------------------------------------------------------ */
 
@@ -109,8 +120,12 @@ check_pool(int p)
 void
 cp_pool_unlock(int p, CpAftermath *after)
 {
+	bool drained = cp_pools[p].paused && !cp_pool_is_busy(&cp_pools[p]);
+
 	check_pool(p);
 	LWLockRelease(cp_shmem_pool_lock(p));
+	if (drained)
+		ConditionVariableBroadcast(&cp_pools[p].drained);
 
 	for (;;)
 	{
@@ -238,6 +253,7 @@ grant_lease(int p, int i)
 	cp_slot_set_state(i, CP_SLOT_LEASED);
 	now = cp_slots[i].state_since;
 	cp_slots[i].uses++;
+	w->suspect = cp_slots[i].checked_at < pool->suspect_before;
 	w->wait = now - w->since;
 	cp_stats_checkout(&pool->stats, w->wait);
 	grant(p, i, CP_WAITER_GRANTED_LEASE, now);
@@ -248,17 +264,79 @@ grant_permit(int p, int i)
 {
 	CpSharedPool *pool = &cp_pools[p];
 
-	Assert(cp_pool_size(pool) < pool->options.max_size);
 	cp_slots[i].fingerprint = cp_waiters[pool->queue_head].fingerprint;
-	cp_slot_set_state(i, CP_SLOT_CONNECTING);
+	cp_pool_begin_connect(p, i);
 	grant(p, i, CP_WAITER_GRANTED_PERMIT, cp_slots[i].state_since);
 }
 
-static bool
-may_open(const CpSharedPool *pool)
+/* The breaker learns who is its prober, or that there is one more attempt. */
+void
+cp_pool_begin_connect(int p, int i)
 {
-	return cp_pool_size(pool) < pool->options.max_size &&
-		pool->counts[CP_SLOT_CONNECTING] < pool->options.connect_concurrency;
+	CpSharedPool *pool = &cp_pools[p];
+
+	Assert(cp_pool_size(pool) < pool->options.max_size);
+	cp_slot_set_state(i, CP_SLOT_CONNECTING);
+	if (cp_breaker_begins(&pool->breaker, cp_slots[i].state_since))
+		pool->prober = i;
+}
+
+bool
+cp_pool_may_open(const CpSharedPool *pool, CpTime now)
+{
+	return cp_pool_size(pool) < cp_pool_ceiling(pool, now) &&
+		pool->counts[CP_SLOT_CONNECTING] < pool->options.connect_concurrency &&
+		cp_breaker_allows(&pool->breaker, now);
+}
+
+/*
+ * Is there a connection with this fingerprint in other hands than those of
+ * process `procno`, so that it is worth waiting for?
+ */
+static bool
+lives_elsewhere(int p, const CpFingerprint *fingerprint, int procno)
+{
+	if (cp_pool_live(&cp_pools[p]) == 0)
+		return false;
+	for (int i = 0; i < cp_shared->max_slots; i++)
+	{
+		CpSharedSlot *slot = &cp_slots[i];
+
+		if (slot->pool == p && slot->state != CP_SLOT_FREE &&
+			slot->state != CP_SLOT_CONNECTING && slot->state != CP_SLOT_CLOSING &&
+			!slot->unshared && slot->holder_proc != procno &&
+			same_fingerprint(&slot->fingerprint, fingerprint))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Must the first waiter be turned away?  Nothing may be opened for it, for the
+ * remote does not answer, and no connection will come free for it.
+ */
+static bool
+is_to_refuse(int p, CpTime now)
+{
+	CpSharedPool *pool = &cp_pools[p];
+	CpSharedWaiter *w = &cp_waiters[pool->queue_head];
+
+	return !cp_breaker_allows(&pool->breaker, now) &&
+		(w->wants_permit || !lives_elsewhere(p, &w->fingerprint, pool->queue_head));
+}
+
+static void
+refuse(int p, CpTime now)
+{
+	CpSharedPool *pool = &cp_pools[p];
+	int procno = pool->queue_head;
+	CpSharedWaiter *w = &cp_waiters[procno];
+
+	cp_stats_failure(&pool->stats, now - w->since, true);
+	queue_unlink(pool, procno);
+	w->slot = CP_NONE;
+	pg_write_barrier();
+	w->state = CP_WAITER_REFUSED;
 }
 
 /*
@@ -267,12 +345,13 @@ may_open(const CpSharedPool *pool)
  * waiter.
  */
 static void
-make_room(int p, CpAftermath *after)
+make_room(int p, CpTime now, CpAftermath *after)
 {
 	CpSharedPool *pool = &cp_pools[p];
 
-	if (cp_pool_size(pool) < pool->options.max_size ||
-		pool->counts[CP_SLOT_CLOSING] >= pool->waiting)
+	if (cp_pool_size(pool) < cp_pool_ceiling(pool, now) ||
+		pool->counts[CP_SLOT_CLOSING] >= pool->waiting ||
+		!cp_breaker_allows(&pool->breaker, now))
 		return;
 	for (int i = pool->idle_tail; i != CP_NONE; i = cp_slots[i].prev)
 	{
@@ -293,8 +372,9 @@ cp_pool_dispatch(int p, CpAftermath *after, const CpCheckout *own)
 {
 	CpSharedPool *pool = &cp_pools[p];
 	bool starved = false;
+	CpTime now = pool->queue_head != CP_NONE ? cp_now() : 0;
 
-	while (pool->queue_head != CP_NONE)
+	while (pool->queue_head != CP_NONE && !pool->paused)
 	{
 		int procno = pool->queue_head;
 		CpSharedWaiter *w = &cp_waiters[procno];
@@ -310,11 +390,13 @@ cp_pool_dispatch(int p, CpAftermath *after, const CpCheckout *own)
 			i = find_idle(p, &w->fingerprint, is_own ? own : NULL);
 		if (i != CP_NONE)
 			grant_lease(p, i);
+		else if (is_to_refuse(p, now))
+			refuse(p, now);
 		else
 		{
-			if (!may_open(pool))
+			if (!cp_pool_may_open(pool, now))
 			{
-				make_room(p, after);
+				make_room(p, now, after);
 				break;
 			}
 			i = cp_slot_allocate(p);
@@ -344,6 +426,7 @@ enqueue(CpCheckout *c)
 	w->pid = MyProcPid;
 	w->since = c->since;
 	w->wait = 0;
+	w->suspect = false;
 	w->wants_permit = c->wants_permit;
 	w->fingerprint = c->fingerprint;
 	w->lease = c->lease;
@@ -366,7 +449,10 @@ take_grant(CpCheckout *c)
 	c->slot = w->slot;
 	c->generation = w->generation;
 	c->wait = w->wait;
+	c->suspect = w->suspect;
 	w->state = CP_WAITER_NONE;
+	if (state == CP_WAITER_REFUSED)
+		return CP_GRANT_REFUSED;
 	return state == CP_WAITER_GRANTED_LEASE ? CP_GRANT_LEASE : CP_GRANT_PERMIT;
 }
 
@@ -408,15 +494,10 @@ stay_in_queue(CpCheckout *c)
 	return result;
 }
 
-/* Whoever checks out brings the options in force; a pool made smaller shrinks. */
+/* Closes what is idle above max_size. */
 static void
-set_options(CpSharedPool *pool, const CpPoolOptions *options, CpAftermath *after)
+shrink(CpSharedPool *pool, CpAftermath *after)
 {
-	bool smaller = options->max_size < pool->options.max_size;
-
-	pool->options = *options;
-	if (!smaller)
-		return;
 	for (int i = pool->idle_tail, prev; i != CP_NONE; i = prev)
 	{
 		prev = cp_slots[i].prev;
@@ -425,6 +506,33 @@ set_options(CpSharedPool *pool, const CpPoolOptions *options, CpAftermath *after
 		if (cp_slots[i].state == CP_SLOT_IDLE)
 			cp_slot_close(i, after);
 	}
+}
+
+void
+cp_pool_set_options(int p, const CpPoolOptions *options, CpAftermath *after)
+{
+	CpSharedPool *pool = &cp_pools[p];
+	CpPoolOptions old = pool->options;
+
+	pool->options = *options;
+	if (options->max_size < old.max_size)
+		shrink(pool, after);
+	if (options->max_server_size != old.max_server_size)
+		cp_server_set_limit(pool->server, options->max_server_size);
+	if (options->min_size > old.min_size)
+	{
+		cp_pool_look_after(pool);
+		after->wake_broker = true;
+	}
+}
+
+/* With other options it is another remote: what the breaker knows is of no use. */
+void
+cp_pool_forget_failures(CpSharedPool *pool, const CpFingerprint *fingerprint)
+{
+	if (pool->breaker.state != CP_BREAKER_CLOSED &&
+		memcmp(&pool->failed, fingerprint, sizeof(*fingerprint)) != 0)
+		cp_breaker_answered(&pool->breaker, cp_now());
 }
 
 CpGrant
@@ -440,9 +548,15 @@ cp_pool_checkout(CpCheckout *c)
 		LWLockRelease(cp_shmem_pool_lock(c->pool));
 		return CP_GRANT_POOL_GONE;
 	}
-	/* options that may be rolled back, and those of the overflow's callers, stay theirs */
+	/*
+	 * Whoever checks out brings the options in force; but those that may be
+	 * rolled back, and of the overflow's callers, stay theirs.
+	 */
 	if (!c->wants_permit)
-		set_options(pool, c->options, &after);
+	{
+		cp_pool_set_options(c->pool, c->options, &after);
+		cp_pool_forget_failures(pool, &c->fingerprint);
+	}
 	pool->last_used = c->since;
 	enqueue(c);
 	cp_pool_dispatch(c->pool, &after, c);
@@ -483,6 +597,7 @@ cp_pool_leave_queue(CpLeave why)
 	CpSharedPool *pool;
 	CpAftermath after = {0};
 	int p = w->pool;
+	bool counted;
 
 	if (((volatile CpSharedWaiter *) w)->state == CP_WAITER_NONE)
 		return;
@@ -493,10 +608,13 @@ cp_pool_leave_queue(CpLeave why)
 		queue_unlink(pool, me);
 	else if (w->state == CP_WAITER_GRANTED_PERMIT)
 		cp_slot_free(w->slot, &after);
-	else
+	else if (w->state == CP_WAITER_GRANTED_LEASE)
 		take_back(p, w->slot, w->wait, &after);
+	counted = w->state == CP_WAITER_REFUSED;
 	w->state = CP_WAITER_NONE;
-	if (why == CP_LEAVE_TIMEOUT)
+	if (counted)
+		;
+	else if (why == CP_LEAVE_TIMEOUT)
 		cp_stats_timeout(&pool->stats, cp_now() - w->since);
 	else
 		cp_stats_cancel(&pool->stats, cp_now() - w->since);
@@ -506,27 +624,40 @@ cp_pool_leave_queue(CpLeave why)
 
 /* ---- opening ------------------------------------------------------------ */
 
-uint64
-cp_pool_connected(CpCheckout *c, const CpConnected *info)
+/* What is known of a connection once it is open. */
+void
+cp_pool_set_connection(int i, const CpConnected *info, CpTime now)
 {
-	CpSharedSlot *slot = &cp_slots[c->slot];
-	CpSharedPool *pool = &cp_pools[c->pool];
-	CpAftermath after = {0};
-	CpTime now;
+	CpSharedSlot *slot = &cp_slots[i];
+	CpSharedPool *pool = &cp_pools[slot->pool];
 
-	cp_pool_lock(c->pool);
-	Assert(slot->pool == c->pool && slot->generation == c->generation);
-	cp_slot_set_state(c->slot, CP_SLOT_LEASED);
-	now = slot->state_since;
 	slot->remote_pid = info->remote_pid;
 	strlcpy(slot->remote_address, info->remote_address, CP_ADDRESS_LEN);
 	slot->encrypted = info->encrypted;
 	slot->unshared = info->unshared;
 	if (info->unshared)
 		pool->unshared++;
-	slot->opened_at = slot->leased_at = now;
-	slot->uses = 1;
+	slot->opened_at = slot->checked_at = now;
 	cp_stats_connect(&pool->stats, info->connect_time);
+	cp_breaker_answered(&pool->breaker, now);
+	if (now >= pool->ceiling_until)
+		pool->ceiling_failures = 0;
+}
+
+uint64
+cp_pool_connected(CpCheckout *c, const CpConnected *info)
+{
+	CpSharedSlot *slot = &cp_slots[c->slot];
+	CpSharedPool *pool = &cp_pools[c->pool];
+	CpAftermath after = {0};
+	CpTime now = cp_now();
+
+	cp_pool_lock(c->pool);
+	Assert(slot->pool == c->pool && slot->generation == c->generation);
+	cp_pool_set_connection(c->slot, info, now);
+	cp_slot_set_state(c->slot, CP_SLOT_LEASED);
+	slot->leased_at = now;
+	slot->uses = 1;
 	c->wait = now - c->since;
 	cp_stats_checkout(&pool->stats, c->wait);
 	c->generation = slot->generation;
@@ -535,22 +666,137 @@ cp_pool_connected(CpCheckout *c, const CpConnected *info)
 	return c->generation;
 }
 
-void
-cp_pool_count_failure(int slot, uint64 generation, CpFailure what, CpTime since)
+/*
+ * Servers repeat what they were told, such as a database's name that is a
+ * connection string by mistake.
+ */
+static bool
+may_hold_password(const char *message)
 {
+	for (const char *p = message; *p; p++)
+	{
+		if (strncmp(p, "://", 3) == 0)
+			return true;
+		if (pg_strncasecmp(p, "password", 8) == 0 &&
+			p[8 + strspn(p + 8, " ")] == '=')
+			return true;
+	}
+	return false;
+}
+
+void
+cp_problem_note(CpProblem *problem, int sqlstate, const char *message, CpTime now)
+{
+	int len;
+
+	if (message && may_hold_password(message))
+		message = "<hidden: it may hold a password>";
+	len = message ? (int) strlen(message) : 0;
+
+	if (len >= CP_MESSAGE_LEN)
+		len = pg_mbcliplen(message, len, CP_MESSAGE_LEN - 1);
+	problem->at = now;
+	problem->sqlstate = sqlstate;
+	if (len > 0)
+		memcpy(problem->message, message, len);
+	problem->message[len] = '\0';
+}
+
+/* The remote does not take more than live now: not asked again for a while. */
+static void
+lower_ceiling(CpSharedPool *pool, CpTime now)
+{
+	int live = Max(cp_pool_live(pool), 1);
+	int steps = ++pool->ceiling_failures + CEILING_BACKOFF_STEPS;
+
+	pool->ceiling = now < pool->ceiling_until ? Min(pool->ceiling, live) : live;
+	pool->ceiling_until = now + Max(cp_breaker_backoff(steps), MIN_CEILING_TIME);
+}
+
+static void
+trip_breaker(CpSharedPool *pool, CpTime begun, CpTime now)
+{
+	if (pool->breaker.state == CP_BREAKER_CLOSED)
+		pool->stats.breaker_opened++;
+	cp_breaker_failed(&pool->breaker, begun, now);
+	/* the dialer tries as soon as the breaker lets it */
+	cp_pool_look_after(pool);
+}
+
+/* What the pool learns from a connect that failed. */
+static void
+learn_from_failure(CpSharedPool *pool, const CpSharedSlot *slot, CpFailure what,
+				   bool others_live, CpTime now)
+{
+	switch (what)
+	{
+		case CP_FAILURE_UNREACHABLE:
+			trip_breaker(pool, slot->state_since, now);
+			break;
+		case CP_FAILURE_ROOM:
+			cp_breaker_answered(&pool->breaker, now);
+			lower_ceiling(pool, now);
+			break;
+		case CP_FAILURE_LOGIN:
+			cp_breaker_answered(&pool->breaker, now);
+			if (others_live)
+				lower_ceiling(pool, now);
+			break;
+		case CP_FAILURE_TIMEOUT:
+			if (now - slot->state_since < SILENCE)
+				break;
+			cp_problem_note(&pool->problem, 0, "the remote server did not answer in time", now);
+			trip_breaker(pool, slot->state_since, now);
+			break;
+		case CP_FAILURE_LOCAL:
+		case CP_FAILURE_CANCEL:
+			break;
+	}
+}
+
+/* What becomes of the caller; the dialer is none. */
+static void
+count_failure(CpPoolStats *stats, CpFailure what, CpTime wait)
+{
+	if (what == CP_FAILURE_TIMEOUT)
+		cp_stats_timeout(stats, wait);
+	else if (what == CP_FAILURE_CANCEL)
+		cp_stats_cancel(stats, wait);
+	else
+		cp_stats_failure(stats, wait, false);
+}
+
+bool
+cp_pool_connect_failed(int slot, uint64 generation, CpFailure what, int sqlstate,
+					   const char *message, CpTime since)
+{
+	CpSharedSlot *s = &cp_slots[slot];
 	int p = cp_pool_lock_of(slot, generation);
-	CpPoolStats *stats;
+	bool is_remotes = what == CP_FAILURE_UNREACHABLE || what == CP_FAILURE_ROOM ||
+		what == CP_FAILURE_LOGIN;
+	CpTime now = cp_now();
+	CpAftermath after = {0};
+	CpSharedPool *pool;
+	bool others_live;
 
 	if (p == CP_NONE)
-		return;
-	stats = &cp_pools[p].stats;
-	if (what == CP_FAILURE_CONNECT)
-		stats->connect_failures++;
-	else if (what == CP_FAILURE_TIMEOUT)
-		cp_stats_timeout(stats, cp_now() - since);
-	else
-		cp_stats_cancel(stats, cp_now() - since);
-	LWLockRelease(cp_shmem_pool_lock(p));
+		return false;
+	Assert(s->state == CP_SLOT_CONNECTING);
+	pool = &cp_pools[p];
+	others_live = is_remotes &&
+		lives_elsewhere(p, &s->fingerprint, cp_shmem_my_proc());
+	if (what != CP_FAILURE_CANCEL)
+		pool->stats.connect_failures++;
+	if (is_remotes || what == CP_FAILURE_TIMEOUT)
+		pool->failed = s->fingerprint;
+	if (is_remotes)
+		cp_problem_note(&pool->problem, sqlstate, message, now);
+	learn_from_failure(pool, s, what, others_live, now);
+	if (!others_live && !s->ahead)
+		count_failure(&pool->stats, what, now - since);
+	cp_pool_dispatch(p, &after, NULL);
+	cp_pool_unlock(p, &after);
+	return others_live;
 }
 
 void
@@ -589,6 +835,7 @@ cp_pool_discard(CpCheckout *c)
 	cp_stats_undo_checkout(&pool->stats, c->wait);
 	c->wait = 0;
 	pool->stats.discarded++;
+	cp_pool_suspect(pool, cp_now(), &after);
 	retire_slot(c->slot, &after);
 	cp_pool_dispatch(c->pool, &after, NULL);
 	cp_pool_unlock(c->pool, &after);
@@ -621,26 +868,54 @@ add_usage(CpPoolStats *stats, const CpUsage *usage)
 		cp_stats_extra_wait(stats, usage->extra_wait);
 }
 
+/*
+ * Is the connection to be closed though nothing is wrong with it?  The pool may
+ * have been made smaller, another one may need the place more, or it is to be
+ * replaced.
+ */
+bool
+cp_slot_must_go(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now)
+{
+	if (pool->must_give > 0)
+	{
+		pool->must_give--;
+		return true;
+	}
+	if (now >= cp_slot_expires_at(pool, slot))
+		pool->stats.expired++;
+	return cp_pool_is_oversized(pool) || cp_slot_is_outdated(pool, slot, now);
+}
+
+/* What the pool learns from how a lease ended. */
+static void
+learn_from_usage(CpSharedPool *pool, CpSharedSlot *slot, const CpUsage *usage,
+				 CpTime now, CpAftermath *after)
+{
+	if (usage->discarded > 0)
+		cp_pool_suspect(pool, now, after);
+	else if (usage->queries > 0)
+		slot->checked_at = now;
+}
+
 /* LEASED -> what its holder left it in. */
 static void
-dispose(CpCheckin *c, CpSharedPool *pool, CpAftermath *after)
+dispose(CpCheckin *c, CpSharedPool *pool, CpTime now, CpAftermath *after)
 {
 	CpSharedSlot *slot = &cp_slots[c->slot];
+	bool may_stay = c->disposition == CP_CHECKIN_CLEAN ||
+		(c->disposition == CP_CHECKIN_RESET && !c->in_transaction);
+	CpDisposition disposition = may_stay && cp_slot_must_go(pool, slot, now) ?
+		CP_CHECKIN_CLOSE :
+		c->disposition;
 
 	slot->in_transaction = c->in_transaction;
 	slot->changes = c->changes;
 	slot->mid_protocol = c->mid_protocol;
-	switch (c->disposition)
+	switch (disposition)
 	{
 		case CP_CHECKIN_CLEAN:
-			/* the pool may have been made smaller meanwhile */
-			if (cp_pool_is_oversized(pool))
-				cp_slot_close(c->slot, after);
-			else
-			{
-				cp_slot_set_state(c->slot, CP_SLOT_IDLE);
-				slot->idle_since = slot->state_since;
-			}
+			cp_slot_set_state(c->slot, CP_SLOT_IDLE);
+			slot->idle_since = slot->state_since;
 			break;
 		case CP_CHECKIN_RESET:
 			pool->stats.resets++;
@@ -663,11 +938,15 @@ cp_pool_checkin(CpCheckin *c)
 	CpSharedPool *pool;
 	CpAftermath after = {0};
 	int p = cp_pool_lock_of(c->slot, c->generation);
+	CpTime now;
 
 	if (p == CP_NONE)
 	{
-		/* the broker was late with its answer, but awaits the end after all */
-		Assert(c->disposition == CP_CHECKIN_ENDED);
+		/*
+		 * Reclaimed; or, if its holder has ended it, the broker was late with
+		 * its answer, but awaits the end after all.
+		 */
+		c->reclaimed = c->disposition != CP_CHECKIN_ENDED;
 		return true;
 	}
 	Assert(slot->state == CP_SLOT_LEASED);
@@ -679,9 +958,11 @@ cp_pool_checkin(CpCheckin *c)
 		return false;
 	}
 	c->was_leak = slot->leak_reported;
+	now = cp_now();
 	add_usage(&pool->stats, &c->usage);
-	cp_stats_checkin(&pool->stats, cp_now() - slot->leased_at);
-	dispose(c, pool, &after);
+	learn_from_usage(pool, slot, &c->usage, now, &after);
+	cp_stats_checkin(&pool->stats, now - slot->leased_at);
+	dispose(c, pool, now, &after);
 	cp_pool_dispatch(p, &after, NULL);
 	cp_pool_unlock(p, &after);
 	return true;
@@ -702,15 +983,17 @@ cp_pool_add_usage(int slot, uint64 generation, const CpUsage *usage)
 }
 
 void
-cp_pool_statement_begins(int slot)
+cp_pool_statement_begins(int slot, uint64 generation)
 {
-	pg_atomic_write_u64(&cp_slots[slot].running_since, (uint64) cp_now());
+	if (cp_pool_generation(slot) == generation)
+		pg_atomic_write_u64(&cp_slots[slot].running_since, (uint64) cp_now());
 }
 
 void
-cp_pool_statement_ends(int slot)
+cp_pool_statement_ends(int slot, uint64 generation)
 {
-	pg_atomic_write_u64(&cp_slots[slot].running_since, 0);
+	if (cp_pool_generation(slot) == generation)
+		pg_atomic_write_u64(&cp_slots[slot].running_since, 0);
 }
 
 void

@@ -44,7 +44,8 @@ typedef struct CpCheckout
 	/* out */
 	int slot;
 	uint64 generation;
-	CpTime wait; /* microseconds counted as wait so far */
+	CpTime wait;  /* microseconds counted as wait so far */
+	bool suspect; /* it may be dead: check it before use */
 } CpCheckout;
 
 typedef enum CpGrant
@@ -53,6 +54,7 @@ typedef enum CpGrant
 	CP_GRANT_PERMIT, /* slot is CONNECTING, the caller opens it */
 	CP_GRANT_QUEUED, /* in the queue: wait for the latch */
 	CP_GRANT_QUEUE_FULL,
+	CP_GRANT_REFUSED,		/* the breaker is open, and no connection lives */
 	CP_GRANT_SELF_DEADLOCK, /* the caller holds every connection itself */
 	CP_GRANT_POOL_GONE		/* evicted meanwhile: find it again */
 } CpGrant;
@@ -90,14 +92,25 @@ extern uint64 cp_pool_connected(CpCheckout *c, const CpConnected *info);
 
 typedef enum CpFailure
 {
-	CP_FAILURE_CONNECT, /* the remote's, or the network's */
-	CP_FAILURE_TIMEOUT, /* checkout_timeout ran out meanwhile */
-	CP_FAILURE_CANCEL	/* the local session was interrupted */
+	CP_FAILURE_UNREACHABLE, /* the remote's, or the network's: trips the breaker */
+	CP_FAILURE_ROOM,		/* the remote has no room for one more */
+	CP_FAILURE_LOGIN,		/* it does not let us in */
+	CP_FAILURE_LOCAL,		/* refused by ourselves, or out of descriptors */
+	CP_FAILURE_TIMEOUT,		/* checkout_timeout ran out meanwhile */
+	CP_FAILURE_CANCEL		/* the local session was interrupted */
 } CpFailure;
 
-/* Counts an attempt to open that fails; `since` as in the checkout. */
-extern void cp_pool_count_failure(int slot, uint64 generation, CpFailure what,
-								  CpTime since);
+/*
+ * An attempt to open fails; the caller ends it next.  Counts it and draws the
+ * conclusions for the pool: UNREACHABLE trips the breaker, ROOM and LOGIN lower
+ * the ceiling for a while if connections live.  sqlstate 0 and message NULL if
+ * there are none.  `since` as in the checkout.  True: connections that would do
+ * for this caller live in the hands of others, so it may check out `again`
+ * instead of failing, and has not been counted as failed.  (Never for LOCAL,
+ * TIMEOUT and CANCEL.)
+ */
+extern bool cp_pool_connect_failed(int slot, uint64 generation, CpFailure what,
+								   int sqlstate, const char *message, CpTime since);
 
 /*
  * CONNECTING -> FREE: the attempt is over and nothing is left of it; the
@@ -148,7 +161,8 @@ typedef struct CpCheckin
 	bool mid_protocol;	 /* CLOSE without Terminate */
 	CpUsage usage;
 	/* out */
-	bool was_leak; /* had been reported: say that it is over */
+	bool was_leak;	/* had been reported: say that it is over */
+	bool reclaimed; /* somebody took it away before: nothing was done */
 } CpCheckin;
 
 /*
@@ -162,9 +176,12 @@ extern bool cp_pool_checkin(CpCheckin *c);
 /* Adds usage of a lease that goes on.  True: it has been reported as a leak. */
 extern bool cp_pool_add_usage(int slot, uint64 generation, const CpUsage *usage);
 
-/* The holder says from when to when a remote statement runs. */
-extern void cp_pool_statement_begins(int slot);
-extern void cp_pool_statement_ends(int slot);
+/*
+ * The holder says from when to when a remote statement runs.  Nothing if the
+ * slot is another's by now.
+ */
+extern void cp_pool_statement_begins(int slot, uint64 generation);
+extern void cp_pool_statement_ends(int slot, uint64 generation);
 
 /* The holder stores the SQL that took the lease (truncated, may be NULL). */
 extern void cp_pool_set_sql(int slot, const char *sql);
@@ -189,8 +206,12 @@ extern void cp_pool_broker_ends(void);
 /* LEASED by pid with that generation?  (fetch, donate, end) */
 extern bool cp_pool_is_held_by(int slot, uint64 generation, int pid);
 
-/* The broker has taken the socket: records its epoch.  False if no longer held. */
-extern bool cp_pool_donated(int slot, uint64 generation, int pid, uint64 epoch);
+/*
+ * The broker has taken the socket: records its epoch.  What the dialer donates
+ * becomes IDLE.  Returns the generation, which is a new one then; 0 if the slot
+ * is no longer held.
+ */
+extern uint64 cp_pool_donated(int slot, uint64 generation, int pid, uint64 epoch);
 
 /*
  * The holder has given the socket up to the broker to await its end:
@@ -203,7 +224,7 @@ typedef struct CpTask
 {
 	int slot;
 	uint64 generation;
-	CpSlotState state; /* RESETTING or CLOSING */
+	CpSlotState state; /* RESETTING, VALIDATING or CLOSING */
 	bool in_transaction;
 	uint64 changes; /* a set as cp_greeting_changes() makes it */
 	bool mid_protocol;
@@ -220,7 +241,8 @@ extern bool cp_pool_validate(int slot, uint64 *generation);
 
 /*
  * VALIDATING -> IDLE (alive) or CLOSING.  The slot keeps its place among the
- * idle ones and its idle_since.
+ * idle ones and its idle_since.  If it is dead all others of its pool that were
+ * not checked since become suspect.
  */
 extern void cp_pool_validated(int slot, uint64 generation, bool alive);
 
@@ -231,22 +253,177 @@ extern void cp_pool_closed(int slot, uint64 generation);
 extern void cp_pool_close_all_idle(void);
 
 /*
- * Gives free slots to pools that lack one; where there is none, closes the
- * longest idle connection of another pool.  Called on every turn.
+ * Gives free slots, and places of servers, to pools that lack one; where there
+ * is none, sees to it that another pool gives one up.  Called on every turn;
+ * returns when it wants to be called next.
  */
-extern void cp_pool_relieve(void);
+extern CpTime cp_pool_relieve(void);
+
+/*
+ * Maintenance, once a tick and when cp_shared->upkeep_wanted is set (which it
+ * clears): closes what is idle for too long, too old or outdated, has VALIDATING
+ * begin where it is due (tasks follow), removes pools that were dropped, serves
+ * queues whose ceiling or breaker has changed with time.  Returns when it wants
+ * to be called next, at the latest.
+ */
+extern CpTime cp_pool_maintain(CpTime now);
+
+/*
+ * A pool that lacks connections (min_size), and whose time to try has come.
+ * *next: begin with 0, and go on with what it was set to.  False: no more.
+ */
+extern bool cp_pool_next_lacking(int *next, CpTime now, CpPoolKey *key);
+
+/* Why pools of that database that lack connections get none; counts as a failed try. */
+extern void cp_pool_cannot_upkeep(Oid database, const char *message);
+
+/* All pools of a database are dropped: it is gone. */
+extern void cp_pool_drop_database(Oid database);
+
+/* ---- opening ahead of demand: reader and dialer ---- */
+
+/*
+ * Reader: what the catalogs say of a pool.  Brings options and definition of
+ * the pool of that key up to date; connections of another definition are
+ * replaced.  If `create`, the pool is made if it is not there and a place is
+ * free.  Returns its index and generation, or CP_NONE.
+ */
+extern int cp_pool_define(const CpPoolKey *key, const char *name,
+						  const CpPoolOptions *options,
+						  const CpFingerprint *fingerprint, bool create,
+						  uint64 *generation);
+
+/*
+ * Dialer: it has an order for the pool, for which it may hold no permit yet (a
+ * name is being looked up), until that time at the latest; 0 = it is done.
+ */
+extern void cp_pool_order_runs(int pool, uint64 generation, CpTime until);
+
+/* Reader: its server, mapping or role is gone; it goes when it is empty. */
+extern void cp_pool_drop(int pool, uint64 generation);
+
+/* How many connections it lacks that may be opened now; 0 = none. */
+extern int cp_pool_lacks(int pool, uint64 generation);
+
+/*
+ * Reader and dialer: min_size cannot be reached, for that reason.  Tried again
+ * after a while, which grows as cp_breaker_backoff() does.
+ */
+extern void cp_pool_upkeep_failed(int pool, uint64 generation, int sqlstate,
+								  const char *message);
+
+typedef enum CpDial
+{
+	CP_DIAL_OK,		 /* *slot is CONNECTING, held by this process */
+	CP_DIAL_LATER,	 /* too many connects are under way */
+	CP_DIAL_NEEDLESS /* nothing is lacking, or may not be opened now */
+} CpDial;
+
+/* Dialer: a permit to open one connection ahead of demand. */
+extern CpDial cp_pool_dial(int pool, uint64 generation, const CpFingerprint *fingerprint,
+						   int *slot, uint64 *slot_generation);
+
+/*
+ * Dialer: the slot's connection is open.  To be donated next (the broker makes
+ * it IDLE then) or, if that fails, ended: cp_pool_connect_ended().
+ */
+extern void cp_pool_dialed(int slot, uint64 generation, const CpConnected *info);
+
+/* ---- administration ---- */
+
+/*
+ * Which pools a call is about: all (superusers), those of a server of this
+ * database, or one pool.
+ */
+typedef struct CpPoolSet
+{
+	bool all;
+	Oid database; /* with server: all pools of that server */
+	Oid server;
+	int pool; /* else this one */
+	uint64 generation;
+} CpPoolSet;
+
+/*
+ * Pools grant nothing from now on; false if they (all of them) were paused
+ * before.  A server stays paused for pools that come later, too.  Throws
+ * only when no place is left to remember a server without pools.
+ */
+extern bool cp_pool_pause(const CpPoolSet *set);
+extern void cp_pool_resume(const CpPoolSet *set);
+
+/* Is any connection of theirs leased, being opened or reset? */
+extern bool cp_pool_is_drained(const CpPoolSet *set);
+
+/*
+ * Waits until none is, or none of the pools is there any more; serves
+ * interrupts.
+ */
+extern void cp_pool_await_drained(const CpPoolSet *set);
+
+/* Has all connections replaced as they come free. */
+extern void cp_pool_reconnect(const CpPoolSet *set);
+
+/* Closes idle connections; returns how many. */
+extern int cp_pool_close_idle(const CpPoolSet *set);
+
+/* Forgets failures: what is lacking is opened now, the breaker lets one try. */
+extern void cp_pool_warm(const CpPoolSet *set);
+
+typedef enum CpReclaim
+{
+	CP_RECLAIM_OK,
+	CP_RECLAIM_NO_LEASE,
+	CP_RECLAIM_UNSHARED /* only its holder can end the connection */
+} CpReclaim;
+
+/*
+ * Takes a lease away from its holder: the connection is ended.  Of whom it was
+ * is read before with cp_slot_read(); slot and generation are from there.
+ */
+extern CpReclaim cp_pool_reclaim(int slot, uint64 generation, uint64 lease, Oid by);
+
+/* Was the lease taken away?  By whom, when. */
+extern bool cp_pool_was_reclaimed(uint64 lease, CpReclaimRecord *record);
+
+/* ---- marks: databases whose definitions are to be read ---- */
+
+/* Any process: database InvalidOid = all of them; wakes the broker. */
+extern void cp_pool_mark_database(Oid database);
+
+/* Broker: takes the marks; *all, or up to CP_MAX_MARKS in `databases`; how many. */
+extern int cp_pool_take_marks(Oid *databases, bool *all);
+
+/* ---- deadlock.c ---- */
+
+/*
+ * A backend that waits in the queue of `pool` for deadlock_timeout: can it
+ * never end, and is it this backend that should give up?  Then *detail
+ * (palloc'd) tells who holds what.
+ */
+extern bool cp_deadlock_found(char **detail);
 
 /* ---- reading ---- */
 
 typedef struct CpPoolInfo
 {
 	CpPoolKey key;
+	uint64 generation;
 	char name[CP_POOL_NAME_LEN];
 	CpPoolOptions options;
 	int counts[CP_SLOT_STATES];
 	int unshared;
 	int waiting;
 	CpPoolStats stats;
+	int effective_max_size; /* max_size, or less while the remote has no room */
+	CpTime ceiling_until;	/* 0 unless it is less */
+	int server_size;		/* places of its server that are taken; -1 without one */
+	bool paused;
+	bool dropped;
+	CpBreaker breaker;
+	CpProblem problem;		  /* the last connect that failed */
+	CpProblem upkeep_problem; /* why min_size is not reached; at = 0: nothing */
+	CpTime upkeep_at;		  /* not tried again before */
 } CpPoolInfo;
 
 /* A copy of one pool's entry; false if the place is not in use. */
@@ -268,6 +445,9 @@ typedef struct CpSlotInfo
 	char remote_address[CP_ADDRESS_LEN];
 	CpTime opened_at;
 	CpTime idle_since;
+	CpTime checked_at;
+	CpTime expires_at; /* 0 = never */
+	bool ahead;		   /* CONNECTING by the dialer */
 	uint64 uses;
 	int holder_pid;
 	uint64 lease;

@@ -2,7 +2,8 @@
  * pool_broker.c
  *		What the broker tells the pools, and what it asks them.
  *
- * Runs in the broker only.
+ * Runs in the broker, but for the closing of idle connections, which anybody
+ * may ask for.
  */
 #include "postgres.h"
 
@@ -12,11 +13,12 @@
 
 #include "pool_internal.h"
 
-void
-cp_pool_close_idle(int p)
+int
+cp_pool_close_idle_of(int p)
 {
 	CpSharedPool *pool = &cp_pools[p];
 	CpAftermath after = {0};
+	int closed = 0;
 
 	cp_pool_lock(p);
 	for (int i = pool->idle_head; i != CP_NONE;)
@@ -24,10 +26,15 @@ cp_pool_close_idle(int p)
 		int next = cp_slots[i].next;
 
 		if (cp_slots[i].state == CP_SLOT_IDLE)
+		{
 			cp_slot_close(i, &after);
+			closed++;
+		}
 		i = next;
 	}
+	cp_pool_dispatch(p, &after, NULL);
 	cp_pool_unlock(p, &after);
+	return closed;
 }
 
 /* Frees whatever only a broker could still bring to an end. */
@@ -87,19 +94,45 @@ cp_pool_is_held_by(int slot, uint64 generation, int pid)
 	return result;
 }
 
-bool
+/*
+ * What the dialer has opened comes here from CONNECTING, and is for whoever
+ * waits, or idle.
+ */
+static void
+take_dialed(int p, int slot, CpAftermath *after)
+{
+	CpSharedPool *pool = &cp_pools[p];
+	CpSharedSlot *s = &cp_slots[slot];
+
+	cp_slot_set_state(slot, CP_SLOT_IDLE);
+	s->idle_since = s->state_since;
+	s->ahead = s->dialed = false;
+	pool->stats.dials++;
+	pool->upkeep_failures = 0;
+	if (cp_slot_must_go(pool, s, s->state_since))
+		cp_slot_close(slot, after);
+	cp_pool_dispatch(p, after, NULL);
+}
+
+uint64
 cp_pool_donated(int slot, uint64 generation, int pid, uint64 epoch)
 {
 	CpSharedSlot *s = &cp_slots[slot];
 	int p = cp_pool_lock_of(slot, generation);
-	bool result;
+	CpAftermath after = {0};
+	uint64 result = 0;
 
 	if (p == CP_NONE)
-		return false;
-	result = s->state == CP_SLOT_LEASED && s->holder_pid == pid && !s->unshared;
-	if (result)
+		return 0;
+	if (s->holder_pid == pid && !s->unshared &&
+		(s->state == CP_SLOT_LEASED || (s->state == CP_SLOT_CONNECTING && s->dialed)))
+	{
 		s->vault_epoch = epoch;
-	LWLockRelease(cp_shmem_pool_lock(p));
+		if (s->state == CP_SLOT_CONNECTING)
+			take_dialed(p, slot, &after);
+		result = s->generation;
+	}
+	cp_pool_unlock(p, &after);
 	return result;
 }
 
@@ -144,7 +177,8 @@ cp_pool_next_task(CpTask *task)
 		task->in_transaction = slot->in_transaction;
 		task->changes = slot->changes;
 		task->mid_protocol = slot->mid_protocol;
-		wanted = slot->state == CP_SLOT_RESETTING || slot->state == CP_SLOT_CLOSING;
+		wanted = slot->state == CP_SLOT_RESETTING || slot->state == CP_SLOT_VALIDATING ||
+			slot->state == CP_SLOT_CLOSING;
 		LWLockRelease(cp_shmem_pool_lock(p));
 		if (wanted)
 			return true;
@@ -161,8 +195,9 @@ cp_pool_reset_done(int slot, uint64 generation, bool ok)
 
 	if (p == CP_NONE)
 		return;
-	if (ok && !cp_pool_is_oversized(&cp_pools[p]))
+	if (ok && !cp_slot_must_go(&cp_pools[p], s, cp_now()))
 	{
+		s->checked_at = cp_now();
 		cp_slot_set_state(slot, CP_SLOT_IDLE);
 		s->idle_since = s->state_since;
 	}
@@ -173,6 +208,7 @@ cp_pool_reset_done(int slot, uint64 generation, bool ok)
 			/* nobody knows where in the protocol it stopped */
 			s->mid_protocol = true;
 			cp_pools[p].stats.discarded++;
+			cp_pool_suspect(&cp_pools[p], cp_now(), &after);
 		}
 		cp_slot_close(slot, &after);
 	}
@@ -203,15 +239,27 @@ cp_pool_validated(int slot, uint64 generation, bool alive)
 {
 	CpAftermath after = {0};
 	int p = cp_pool_lock_of(slot, generation);
+	CpTime now = cp_now();
+	CpSharedPool *pool;
 
 	if (p == CP_NONE)
 		return;
-	if (alive)
-		cp_slot_set_state(slot, CP_SLOT_IDLE);
+	pool = &cp_pools[p];
+	if (!alive)
+	{
+		/* whether a ping is still to be answered is not known */
+		cp_slots[slot].mid_protocol = true;
+		pool->stats.discarded++;
+		pool->stats.validation_failures++;
+		cp_pool_suspect(pool, now, &after);
+		cp_slot_close(slot, &after);
+	}
+	else if (cp_slot_must_go(pool, &cp_slots[slot], now))
+		cp_slot_close(slot, &after);
 	else
 	{
-		cp_pools[p].stats.discarded++;
-		cp_slot_close(slot, &after);
+		cp_slots[slot].checked_at = now;
+		cp_slot_set_state(slot, CP_SLOT_IDLE);
 	}
 	cp_pool_dispatch(p, &after, NULL);
 	cp_pool_unlock(p, &after);
@@ -237,74 +285,6 @@ cp_pool_close_all_idle(void)
 	for (int p = 0; p < cp_shared->max_pools; p++)
 	{
 		if (cp_pools[p].in_use)
-			cp_pool_close_idle(p);
+			(void) cp_pool_close_idle_of(p);
 	}
-}
-
-/* The longest idle connection of any pool without waiters; a guess, unlocked. */
-static int
-find_longest_idle(bool *closing)
-{
-	int found = CP_NONE;
-	CpTime oldest = CP_FOREVER;
-
-	*closing = false;
-	for (int i = 0; i < cp_shared->max_slots; i++)
-	{
-		volatile CpSharedSlot *slot = &cp_slots[i];
-		CpSlotState state = slot->state;
-		int p = slot->pool;
-
-		if (state == CP_SLOT_CLOSING)
-			*closing = true;
-		if (state == CP_SLOT_IDLE && p != CP_NONE && cp_pools[p].waiting == 0 &&
-			slot->idle_since < oldest)
-		{
-			oldest = slot->idle_since;
-			found = i;
-		}
-	}
-	return found;
-}
-
-/* Closes one idle connection somewhere; its slot comes free before long. */
-static void
-close_longest_idle(void)
-{
-	bool closing;
-	int i = find_longest_idle(&closing);
-	CpAftermath after = {0};
-	int p;
-
-	if (i == CP_NONE || closing)
-		return;
-	p = cp_pool_lock_of(i, cp_pool_generation(i));
-	if (p == CP_NONE)
-		return;
-	if (cp_slots[i].state == CP_SLOT_IDLE && cp_pools[p].waiting == 0)
-		cp_slot_close(i, &after);
-	cp_pool_unlock(p, &after);
-}
-
-void
-cp_pool_relieve(void)
-{
-	bool still_starved = false;
-
-	if (pg_atomic_read_u32(&cp_shared->starved_pools) == 0)
-		return;
-	for (int p = 0; p < cp_shared->max_pools; p++)
-	{
-		CpAftermath after = {0};
-
-		if (!((volatile CpSharedPool *) &cp_pools[p])->starved)
-			continue;
-		cp_pool_lock(p);
-		cp_pool_dispatch(p, &after, NULL);
-		still_starved |= cp_pools[p].starved;
-		after.wake_broker = false; /* that is us, at it already */
-		cp_pool_unlock(p, &after);
-	}
-	if (still_starved)
-		close_longest_idle();
 }

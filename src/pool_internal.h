@@ -20,6 +20,7 @@ typedef struct CpAftermath
 	int wakes[CP_MAX_WAKES]; /* numbers of PGPROCs */
 	bool wake_broker;
 	bool dispatch_again; /* no room for more wakes */
+	bool drained;		 /* a paused pool has no lease left */
 } CpAftermath;
 
 /* ---- pool_slot.c ---- */
@@ -51,6 +52,9 @@ extern void cp_slot_set_state(int i, CpSlotState to);
 /* A slot from the free list, still FREE, for the pool; CP_NONE if there is none. */
 extern int cp_slot_allocate(int p);
 
+/* The last free slot is for pool p; CP_NONE: for anybody. */
+extern void cp_slot_reserve(int p);
+
 /* Any state -> FREE. */
 extern void cp_slot_free(int i, CpAftermath *after);
 
@@ -72,9 +76,79 @@ extern void cp_pool_dispatch(int p, CpAftermath *after, const CpCheckout *own);
 /* Releases a pool's lock, and only then wakes whom it concerns. */
 extern void cp_pool_unlock(int p, CpAftermath *after);
 
+/* Notes why something does not work; message NULL: nothing was said. */
+extern void cp_problem_note(CpProblem *problem, int sqlstate, const char *message,
+							CpTime now);
+
+/* The breaker forgets what it knows of connection options other than these. */
+extern void cp_pool_forget_failures(CpSharedPool *pool, const CpFingerprint *fingerprint);
+
+/* May a connection be opened now, by the pool's own limits and its breaker? */
+extern bool cp_pool_may_open(const CpSharedPool *pool, CpTime now);
+
+/* FREE -> CONNECTING, for whoever is then made its holder. */
+extern void cp_pool_begin_connect(int p, int i);
+
+/* CONNECTING: what is known of a connection that is open now. */
+extern void cp_pool_set_connection(int i, const CpConnected *info, CpTime now);
+
+/* Is the connection to be closed though nothing is wrong with it?  Asked once. */
+extern bool cp_slot_must_go(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now);
+
+/* Is any connection leased, being opened or reset? */
+extern bool cp_pool_is_busy(const CpSharedPool *pool);
+
+/* What the pool may have open now: max_size, or less for a while. */
+extern int cp_pool_ceiling(const CpSharedPool *pool, CpTime now);
+
+/* Something was found dead: what was not checked since is suspect. */
+extern void cp_pool_suspect(CpSharedPool *pool, CpTime now, CpAftermath *after);
+
+/* Options in force; a pool made smaller shrinks. */
+extern void cp_pool_set_options(int p, const CpPoolOptions *options, CpAftermath *after);
+
+/* ---- pool_slot.c, again: when a connection has to go ---- */
+
+/* When its max_lifetime ends; CP_FOREVER = never. */
+extern CpTime cp_slot_expires_at(const CpSharedPool *pool, const CpSharedSlot *slot);
+
+/* Is it to be replaced, or was its pool dropped? */
+extern bool cp_slot_is_outdated(const CpSharedPool *pool, const CpSharedSlot *slot,
+								CpTime now);
+
+/* Something has ended that min_size may want back. */
+extern void cp_pool_look_after(const CpSharedPool *pool);
+
+/* Connections that live: neither CONNECTING nor CLOSING. */
+extern int cp_pool_live(const CpSharedPool *pool);
+
+/* ---- pool_server.c ---- */
+
+/* Registry lock: the entry of a server, made if it is not there; CP_NONE = no place. */
+extern int cp_server_find(Oid database, Oid server, bool create);
+
+/* Registry lock: one more pool refers to it, one less. */
+extern void cp_server_ref(int s);
+extern void cp_server_unref(int s);
+
+/* Takes a place for a connection of pool p; false if max_server_size is reached. */
+extern bool cp_server_take_place(int s, int p);
+extern void cp_server_give_place(int s);
+extern void cp_server_set_limit(int s, int limit);
+
+/* The next place is for pool p; CP_NONE: for anybody. */
+extern void cp_server_reserve(int s, int p);
+extern bool cp_server_is_full(int s);
+extern int cp_server_count(int s);
+
+/* ---- pool_registry.c ---- */
+
+/* Gives up the place of a pool that was dropped, if it is empty; nothing is locked. */
+extern void cp_pool_remove(int p);
+
 /* ---- pool_broker.c ---- */
 
-/* Closes all idle connections of one pool; nothing is locked. */
-extern void cp_pool_close_idle(int p);
+/* Closes all idle connections of one pool; nothing is locked; how many. */
+extern int cp_pool_close_idle_of(int p);
 
 #endif /* CP_POOL_INTERNAL_H */

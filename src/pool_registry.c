@@ -2,7 +2,8 @@
  * pool_registry.c
  *		Which pools there are, and which one goes when there is no place left.
  *
- * Runs in client backends.  The registry's lock is taken before a pool's.
+ * Runs in client backends, in the reader and in the broker.  The registry's lock
+ * is taken before a pool's.
  */
 #include "postgres.h"
 
@@ -24,11 +25,11 @@ find_pool(const CpPoolKey *key)
 	return CP_NONE;
 }
 
-/* Nobody uses, opens, cleans or waits for any of its connections. */
+/* Nobody uses, opens, cleans or waits for any of its connections, or has paused it. */
 static bool
 is_quiet(const CpSharedPool *pool)
 {
-	return pool->waiting == 0 &&
+	return pool->waiting == 0 && !pool->paused &&
 		cp_pool_size(pool) == pool->counts[CP_SLOT_IDLE] + pool->counts[CP_SLOT_CLOSING];
 }
 
@@ -59,19 +60,34 @@ find_victim(CpPoolKind kind, bool empty, CpTime unused_since)
 	return victim;
 }
 
-/* Gives a pool's place up if it is still quiet and empty. */
+/* Gives a pool's place up if it is empty and, still, quiet or dropped. */
 static bool
-remove_pool(int p)
+remove_pool(int p, bool dropped)
 {
 	CpSharedPool *pool = &cp_pools[p];
 	bool removed;
 
 	cp_pool_lock(p);
-	removed = is_quiet(pool) && cp_pool_size(pool) == 0;
+	removed = pool->in_use && cp_pool_size(pool) == 0 &&
+		(dropped ? pool->dropped && pool->waiting == 0 : is_quiet(pool));
 	if (removed)
 		pool->in_use = false;
 	LWLockRelease(cp_shmem_pool_lock(p));
-	return removed;
+	if (!removed)
+		return false;
+	cp_server_unref(pool->server);
+	pool->server = CP_NONE;
+	/* whoever waits for it to be drained learns that it is gone */
+	ConditionVariableBroadcast(&pool->drained);
+	return true;
+}
+
+void
+cp_pool_remove(int p)
+{
+	LWLockAcquire(cp_shmem_registry_lock(), LW_EXCLUSIVE);
+	(void) remove_pool(p, true);
+	LWLockRelease(cp_shmem_registry_lock());
 }
 
 /*
@@ -94,47 +110,87 @@ evict_pool(int *closing)
 			return CP_NONE;
 		victim = find_victim(CP_POOL_SERVER, true, CP_FOREVER);
 	}
-	if (victim != CP_NONE && remove_pool(victim))
+	if (victim != CP_NONE && remove_pool(victim, false))
 		return victim;
 	*closing = find_victim(CP_POOL_SERVER, false, now - DISUSE_TIME);
 	return CP_NONE;
 }
 
+/* A place that nobody has. */
 static int
-unused_pool(int *closing)
+vacant_place(void)
 {
 	for (int p = CP_OVERFLOW_POOL + 1; p < cp_shared->max_pools; p++)
 	{
 		if (!cp_pools[p].in_use)
 			return p;
 	}
-	return evict_pool(closing);
+	return CP_NONE;
 }
 
+static int
+unused_pool(int *closing)
+{
+	int p = vacant_place();
+
+	return p != CP_NONE ? p : evict_pool(closing);
+}
+
+/* Zeroes an entry, but for what must outlive the pools that are in it. */
 static void
+clear_pool(CpSharedPool *pool)
+{
+	ConditionVariable drained = pool->drained;
+
+	memset(pool, 0, sizeof(*pool));
+	pool->drained = drained;
+	pool->idle_head = pool->idle_tail = CP_NONE;
+	pool->queue_head = pool->queue_tail = CP_NONE;
+	pool->prober = CP_NONE;
+}
+
+/* Makes the pool in an entry that is not in use; false if its server has no place. */
+static bool
 init_pool(int p, const CpPoolKey *key, const CpPoolOptions *options)
 {
 	CpSharedPool *pool = &cp_pools[p];
+	int server = CP_NONE;
+	bool paused = cp_shared->all_paused;
+
+	if (key->kind == CP_POOL_SERVER)
+		server = cp_server_find(key->database, key->server, true);
+	if (server != CP_NONE)
+		paused = cp_servers[server].paused;
+	else if (key->kind == CP_POOL_SERVER)
+		return false;
+	cp_server_ref(server);
+	cp_server_set_limit(server, options->max_server_size);
 
 	cp_pool_lock(p);
-	memset(pool, 0, sizeof(*pool));
-	pool->idle_head = pool->idle_tail = CP_NONE;
-	pool->queue_head = pool->queue_tail = CP_NONE;
+	clear_pool(pool);
 	pool->key = *key;
+	pool->server = server;
+	pool->paused = paused;
 	pool->options = *options;
 	pool->last_used = cp_now();
 	pool->generation = ++cp_shared->last_pool_generation;
 	cp_stats_reset(&pool->stats);
 	pool->in_use = true;
+	cp_pool_look_after(pool);
 	LWLockRelease(cp_shmem_pool_lock(p));
+	return true;
 }
 
-/* A server may have been renamed since. */
+/*
+ * Somebody has just found it in the catalogs, perhaps in what he has not
+ * committed yet; and a server may have been renamed since.
+ */
 static void
-set_name(int p, const char *name)
+set_found(int p, const char *name)
 {
 	cp_pool_lock(p);
 	strlcpy(cp_pools[p].name, name, CP_POOL_NAME_LEN);
+	cp_pools[p].dropped = false;
 	LWLockRelease(cp_shmem_pool_lock(p));
 }
 
@@ -150,16 +206,76 @@ cp_pool_find(const CpPoolKey *key, const char *name, const CpPoolOptions *option
 	if (p == CP_NONE)
 	{
 		p = unused_pool(&closing);
-		if (p != CP_NONE)
-			init_pool(p, key, options);
+		if (p != CP_NONE && !init_pool(p, key, options))
+			p = CP_NONE;
 	}
 	if (p != CP_NONE)
-		set_name(p, name);
+		set_found(p, name);
 	else
 		p = CP_OVERFLOW_POOL;
 	*generation = cp_pools[p].generation;
 	LWLockRelease(cp_shmem_registry_lock());
 	if (closing != CP_NONE)
-		cp_pool_close_idle(closing);
+		(void) cp_pool_close_idle_of(closing);
+	return p;
+}
+
+static void
+set_definition(int p, uint64 generation, const CpPoolOptions *options,
+			   const CpFingerprint *fingerprint)
+{
+	CpSharedPool *pool = &cp_pools[p];
+	CpPoolOptions in_force = *options;
+	CpAftermath after = {0};
+
+	cp_pool_lock(p);
+	if (!pool->in_use || pool->generation != generation)
+	{
+		LWLockRelease(cp_shmem_pool_lock(p));
+		return;
+	}
+	/* these two may be a session's own */
+	in_force.pool_mode = pool->options.pool_mode;
+	in_force.checkout_timeout = pool->options.checkout_timeout;
+	cp_pool_set_options(p, &in_force, &after);
+	pool->defined_at = cp_now();
+	if (!pool->defined || memcmp(&pool->definition, fingerprint, sizeof(*fingerprint)) != 0)
+	{
+		pool->defined = true;
+		pool->definition = *fingerprint;
+		/* what failed before may go well now */
+		pool->upkeep_failures = 0;
+		pool->upkeep_at = 0;
+		cp_pool_forget_failures(pool, fingerprint);
+		pg_atomic_write_u32(&cp_shared->upkeep_wanted, 1);
+		after.wake_broker = true;
+	}
+	cp_pool_dispatch(p, &after, NULL);
+	cp_pool_unlock(p, &after);
+}
+
+int
+cp_pool_define(const CpPoolKey *key, const char *name, const CpPoolOptions *options,
+			   const CpFingerprint *fingerprint, bool create, uint64 *generation)
+{
+	int p;
+
+	LWLockAcquire(cp_shmem_registry_lock(), LW_EXCLUSIVE);
+	p = find_pool(key);
+	if (p == CP_NONE && create)
+	{
+		/* nobody else's is given up for one that nobody has asked for */
+		p = vacant_place();
+		if (p != CP_NONE && !init_pool(p, key, options))
+			p = CP_NONE;
+	}
+	if (p != CP_NONE)
+	{
+		set_found(p, name);
+		*generation = cp_pools[p].generation;
+	}
+	LWLockRelease(cp_shmem_registry_lock());
+	if (p != CP_NONE)
+		set_definition(p, *generation, options, fingerprint);
 	return p;
 }

@@ -14,12 +14,14 @@
 
 #include "pool_internal.h"
 
+#include "common/pg_prng.h"
+
 #define TO(state) (1 << CP_SLOT_##state)
 
 /* Where each state may lead; src/README says when and by whom. */
 static const int legal_changes[CP_SLOT_STATES] PG_USED_FOR_ASSERTS_ONLY = {
 	[CP_SLOT_FREE] = TO(CONNECTING),
-	[CP_SLOT_CONNECTING] = TO(LEASED) | TO(CLOSING) | TO(FREE),
+	[CP_SLOT_CONNECTING] = TO(LEASED) | TO(IDLE) | TO(CLOSING) | TO(FREE),
 	[CP_SLOT_IDLE] = TO(LEASED) | TO(VALIDATING) | TO(CLOSING) | TO(FREE),
 	[CP_SLOT_LEASED] = TO(IDLE) | TO(RESETTING) | TO(CLOSING) | TO(FREE),
 	[CP_SLOT_RESETTING] = TO(IDLE) | TO(CLOSING) | TO(FREE),
@@ -52,9 +54,56 @@ cp_pool_size(const CpSharedPool *pool)
 }
 
 bool
+cp_pool_is_busy(const CpSharedPool *pool)
+{
+	return pool->counts[CP_SLOT_LEASED] + pool->counts[CP_SLOT_CONNECTING] +
+		pool->counts[CP_SLOT_RESETTING] >
+		0;
+}
+
+bool
 cp_pool_is_oversized(const CpSharedPool *pool)
 {
 	return cp_pool_size(pool) - pool->counts[CP_SLOT_CLOSING] > pool->options.max_size;
+}
+
+int
+cp_pool_live(const CpSharedPool *pool)
+{
+	return cp_pool_size(pool) - pool->counts[CP_SLOT_CONNECTING] -
+		pool->counts[CP_SLOT_CLOSING];
+}
+
+int
+cp_pool_ceiling(const CpSharedPool *pool, CpTime now)
+{
+	if (now < pool->ceiling_until)
+		return Min(pool->ceiling, pool->options.max_size);
+	return pool->options.max_size;
+}
+
+/*
+ * Each connection misses a tenth of max_lifetime, at most, by a part of its
+ * own: what was opened together does not end together.
+ */
+CpTime
+cp_slot_expires_at(const CpSharedPool *pool, const CpSharedSlot *slot)
+{
+	CpTime lifetime = (CpTime) pool->options.max_lifetime * 1000;
+
+	if (lifetime == 0)
+		return CP_FOREVER;
+	return slot->opened_at + lifetime -
+		(CpTime) (lifetime / 10.0 * slot->jitter / PG_UINT32_MAX);
+}
+
+bool
+cp_slot_is_outdated(const CpSharedPool *pool, const CpSharedSlot *slot, CpTime now)
+{
+	return pool->dropped || slot->opened_at < pool->reconnect_before ||
+		now >= cp_slot_expires_at(pool, slot) ||
+		(pool->defined && slot->opened_at < pool->defined_at &&
+		 memcmp(&slot->fingerprint, &pool->definition, sizeof(pool->definition)) != 0);
 }
 
 /* Does the broker that runs now have this slot's socket? */
@@ -166,6 +215,21 @@ cp_slot_pop_task(void)
 
 /* ---- states --------------------------------------------------------------- */
 
+/* Is it a connection that can be used, now or before long? */
+static bool
+lives(CpSlotState state)
+{
+	return state != CP_SLOT_FREE && state != CP_SLOT_CONNECTING && state != CP_SLOT_CLOSING;
+}
+
+/* Fewer connections than min_size: the broker is to look, when it next turns. */
+void
+cp_pool_look_after(const CpSharedPool *pool)
+{
+	if (pool->options.min_size > 0)
+		pg_atomic_write_u32(&cp_shared->upkeep_wanted, 1);
+}
+
 /*
  * The one place that changes a slot's state.  Keeps the pool's counts, the
  * idle list and the generation in step with it.
@@ -199,28 +263,68 @@ cp_slot_set_state(int i, CpSlotState to)
 		slot->holder_pid = 0;
 		pg_atomic_write_u64(&slot->running_since, 0);
 	}
+	if (from == CP_SLOT_CONNECTING && pool->prober == i)
+	{
+		pool->prober = CP_NONE;
+		cp_breaker_undecided(&pool->breaker, slot->state_since);
+	}
+	if (lives(from) && !lives(to))
+		cp_pool_look_after(pool);
 }
 
-/* Takes a slot from the free list into the pool; CP_NONE if there is none. */
-int
-cp_slot_allocate(int p)
+void
+cp_slot_reserve(int p)
+{
+	SpinLockAcquire(&cp_shared->free_mutex);
+	cp_shared->free_reserved_for = p;
+	SpinLockRelease(&cp_shared->free_mutex);
+}
+
+/* A slot of the free list; the last one may be reserved for another pool. */
+static int
+take_free(int p)
 {
 	int i;
-	CpSharedSlot *slot;
 
 	SpinLockAcquire(&cp_shared->free_mutex);
 	i = cp_shared->free_head;
+	if (cp_shared->free_count == 1 && cp_shared->free_reserved_for != CP_NONE &&
+		cp_shared->free_reserved_for != p)
+		i = CP_NONE;
 	if (i != CP_NONE)
 	{
 		cp_shared->free_head = cp_slots[i].next;
 		cp_shared->free_count--;
+		if (cp_shared->free_reserved_for == p)
+			cp_shared->free_reserved_for = CP_NONE;
 	}
 	SpinLockRelease(&cp_shared->free_mutex);
-	if (i == CP_NONE)
+	return i;
+}
+
+/*
+ * Takes a slot from the free list into the pool, and a place of its server;
+ * CP_NONE if there is none.
+ */
+int
+cp_slot_allocate(int p)
+{
+	int server = cp_pools[p].server;
+	int i;
+	CpSharedSlot *slot;
+
+	if (!cp_server_take_place(server, p))
 		return CP_NONE;
+	i = take_free(p);
+	if (i == CP_NONE)
+	{
+		cp_server_give_place(server);
+		return CP_NONE;
+	}
 
 	slot = &cp_slots[i];
 	slot->pool = p;
+	slot->server = server;
 	slot->prev = slot->next = CP_NONE;
 	slot->vault_epoch = 0;
 	slot->unshared = false;
@@ -232,6 +336,10 @@ cp_slot_allocate(int p)
 	slot->remote_pid = 0;
 	slot->remote_address[0] = '\0';
 	slot->uses = 0;
+	slot->opened_at = slot->checked_at = 0;
+	slot->jitter = pg_prng_uint32(&pg_global_prng_state);
+	slot->ahead = false;
+	slot->dialed = false;
 	return i;
 }
 
@@ -244,6 +352,8 @@ cp_slot_free(int i, CpAftermath *after)
 	if (slot->unshared)
 		cp_pools[slot->pool].unshared--;
 	cp_slot_set_state(i, CP_SLOT_FREE);
+	cp_server_give_place(slot->server);
+	slot->server = CP_NONE;
 	slot->pool = CP_NONE;
 	slot->vault_epoch = 0;
 
@@ -253,8 +363,9 @@ cp_slot_free(int i, CpAftermath *after)
 	cp_shared->free_count++;
 	SpinLockRelease(&cp_shared->free_mutex);
 
-	/* the broker gives it to a pool that had none to open */
-	if (pg_atomic_read_u32(&cp_shared->starved_pools) > 0)
+	/* the broker gives it to a pool that had none to open, or misses it */
+	if (pg_atomic_read_u32(&cp_shared->starved_pools) > 0 ||
+		pg_atomic_read_u32(&cp_shared->upkeep_wanted) > 0)
 		after->wake_broker = true;
 }
 

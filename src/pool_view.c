@@ -16,6 +16,24 @@
 /* holders named in an error's detail */
 #define MAX_HOLDERS_NAMED 3
 
+/* How it is doing, rather than what it has. */
+static void
+copy_condition(const CpSharedPool *pool, CpPoolInfo *info)
+{
+	CpTime now = cp_now();
+
+	info->effective_max_size = cp_pool_ceiling(pool, now);
+	info->ceiling_until =
+		info->effective_max_size < pool->options.max_size ? pool->ceiling_until : 0;
+	info->server_size = cp_server_count(pool->server);
+	info->paused = pool->paused;
+	info->dropped = pool->dropped;
+	info->breaker = pool->breaker;
+	info->problem = pool->problem;
+	info->upkeep_problem = pool->upkeep_problem;
+	info->upkeep_at = pool->upkeep_at;
+}
+
 bool
 cp_pool_read(int p, CpPoolInfo *info)
 {
@@ -27,12 +45,14 @@ cp_pool_read(int p, CpPoolInfo *info)
 	if (in_use)
 	{
 		info->key = pool->key;
+		info->generation = pool->generation;
 		strlcpy(info->name, pool->name, CP_POOL_NAME_LEN);
 		info->options = pool->options;
 		memcpy(info->counts, pool->counts, sizeof(info->counts));
 		info->unshared = pool->unshared;
 		info->waiting = pool->waiting;
 		info->stats = pool->stats;
+		copy_condition(pool, info);
 	}
 	LWLockRelease(cp_shmem_pool_lock(p));
 	return in_use;
@@ -55,6 +75,11 @@ copy_slot(int i, CpSharedSlot *slot, CpSharedPool *pool, CpSlotInfo *info)
 	strlcpy(info->remote_address, slot->remote_address, CP_ADDRESS_LEN);
 	info->opened_at = slot->opened_at;
 	info->idle_since = slot->idle_since;
+	info->checked_at = slot->checked_at;
+	info->expires_at = slot->opened_at != 0 ? cp_slot_expires_at(pool, slot) : 0;
+	if (info->expires_at == CP_FOREVER)
+		info->expires_at = 0;
+	info->ahead = slot->ahead;
 	info->uses = slot->uses;
 	info->holder_pid = slot->holder_pid;
 	info->lease = slot->lease;

@@ -76,8 +76,10 @@ static void
 throw_lost(Run *run)
 {
 	char *why = cp_message_why_lost(run->lease->remote->conn, run->error);
+	uint64 id = run->lease->id;
 
 	lose(run);
+	cp_lease_throw_if_reclaimed(id, run->pool);
 	cp_message_throw_lost(run->pool, why);
 }
 
@@ -85,7 +87,7 @@ throw_lost(Run *run)
 static void
 refuse_copy(Run *run)
 {
-	run->lease->copying = true;
+	run->lease->beyond_recovery = true;
 	lose(run);
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -122,6 +124,20 @@ note_session_state(Run *run)
 		lease->dirty = false;
 }
 
+/*
+ * A server that was primary when the connection was opened, and cannot be
+ * written to any more, is not the one that was asked for.
+ */
+static void
+note_misplaced(Run *run)
+{
+	const char *sqlstate = run->error ? PQresultErrorField(run->error, PG_DIAG_SQLSTATE) : NULL;
+
+	if (run->lease->wants_primary && sqlstate != NULL &&
+		strcmp(sqlstate, "25006") == 0)
+		run->lease->misplaced = true;
+}
+
 /* Everything has been read. */
 static void
 finish(Run *run)
@@ -133,6 +149,7 @@ finish(Run *run)
 		throw_lost(run);
 
 	note_session_state(run);
+	note_misplaced(run);
 	if (run->error != NULL)
 		lease->usage.query_errors++;
 	cp_lease_statement_ends(lease);

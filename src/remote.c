@@ -22,6 +22,7 @@
 #include "libpq/pqcomm.h"
 #include "miscadmin.h"
 #include "net.h"
+#include "ping.h"
 #include "port/pg_bswap.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
@@ -102,14 +103,39 @@ free_wait_set(CpRemote *remote)
 	remote->wait_set = NULL;
 }
 
-/* Frees everything; whatever PQfinish() says goes to the present socket. */
+/* Whatever PQfinish() says goes to the present socket. */
+static void
+drop_conn(CpRemote *remote)
+{
+	if (remote->recorder != NULL)
+		cp_recorder_drop(remote->recorder, remote->conn);
+	remote->recorder = NULL;
+	PQfinish(remote->conn);
+	remote->conn = NULL;
+}
+
+static void
+end_turns(CpRemote *remote)
+{
+	cp_hosts_end(remote->turns);
+	remote->turns = NULL;
+}
+
+static void
+forget_errors(CpRemote *remote)
+{
+	if (remote->errors != NULL)
+		pfree(remote->errors);
+	remote->errors = NULL;
+}
+
 static void
 free_remote(CpRemote *remote)
 {
 	free_wait_set(remote);
-	if (remote->recorder != NULL)
-		cp_recorder_drop(remote->recorder, remote->conn);
-	PQfinish(remote->conn);
+	drop_conn(remote);
+	end_turns(remote);
+	forget_errors(remote);
 	ReleaseExternalFD();
 	explicit_bzero(&remote->greeting, sizeof(remote->greeting));
 	pfree(remote);
@@ -117,57 +143,181 @@ free_remote(CpRemote *remote)
 
 /* ---- connecting ---- */
 
-CpRemote *
-cp_remote_start(const char *const *keywords, const char *const *values,
-				const char **error)
+/* False, and the state is FAILED, when there is no memory. */
+static bool
+start_conn(CpRemote *remote, const char *const *keywords, const char *const *values)
 {
-	CpRemote *remote = new_remote(error);
-
-	if (remote == NULL)
-		return NULL;
+	remote->polling = PGRES_POLLING_FAILED;
 	remote->conn = PQconnectStartParams(keywords, values, 0);
 	if (remote->conn != NULL)
 		remote->recorder = cp_recorder_start(remote->conn);
 	if (remote->recorder == NULL)
+		return false;
+	cp_remote_ignore_notices(remote);
+	/* the only way to learn the SQLSTATE of a connect that failed */
+	PQsetErrorVerbosity(remote->conn, PQERRORS_VERBOSE);
+	if (PQstatus(remote->conn) != CONNECTION_BAD)
+		remote->polling = PGRES_POLLING_WRITING;
+	return true;
+}
+
+CpRemote *
+cp_remote_start(const char *const *keywords, const char *const *values,
+				const char **error)
+{
+	/* first, since it is all that may throw */
+	CpHostTurns *turns = cp_hosts_begin(keywords, values);
+	CpRemote *remote = new_remote(error);
+
+	if (remote == NULL)
+	{
+		cp_hosts_end(turns);
+		return NULL;
+	}
+	remote->turns = turns;
+	if (turns != NULL)
+		(void) cp_hosts_next(turns, &keywords, &values);
+	if (!start_conn(remote, keywords, values))
 	{
 		*error = "out of memory";
 		free_remote(remote);
 		return NULL;
 	}
-	cp_remote_ignore_notices(remote);
-	/* the only way to learn the SQLSTATE of a connect that failed */
-	PQsetErrorVerbosity(remote->conn, PQERRORS_VERBOSE);
 	return remote;
 }
 
 /*
- * Waits for what libpq wants.  Not with a kept set: libpq may close its socket
- * and get a new one of the same number.  False when the deadline has passed.
+ * Keeps what libpq has to say of the attempt that is over.  While it waits for
+ * an answer its message ends with "failed: ", and lacks the reason.
+ */
+static void
+note_error(CpRemote *remote, bool timed_out)
+{
+	const char *before = remote->errors != NULL ? remote->errors : "";
+	const char *text = PQerrorMessage(remote->conn);
+	const char *reason = timed_out ? "timeout expired\n" : "";
+	size_t len = strlen(before);
+	size_t text_len = strlen(text);
+	size_t size = len + text_len + strlen(reason) + 1;
+	char *errors;
+
+	/* a wrong option is the same with every host */
+	if (!timed_out && len >= text_len && strcmp(before + len - text_len, text) == 0)
+		return;
+	errors = MemoryContextAllocExtended(TopMemoryContext, size, MCXT_ALLOC_NO_OOM);
+	if (errors == NULL)
+		return;
+	snprintf(errors, size, "%s%s%s", before, text, reason);
+	forget_errors(remote);
+	remote->errors = errors;
+}
+
+const char *
+cp_remote_connect_error(CpRemote *remote)
+{
+	return remote->errors != NULL ? remote->errors : PQerrorMessage(remote->conn);
+}
+
+/*
+ * The SQLSTATE of the last error of a server in a verbose message, which writes
+ * "severity:  code: text"; NULL if there is none.
+ */
+static const char *
+last_sqlstate(const char *message)
+{
+	const char *code = NULL;
+
+	for (const char *p = strstr(message, ":  "); p != NULL; p = strstr(p + 1, ":  "))
+	{
+		if (strspn(p + 3, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && p[8] == ':')
+			code = p + 3;
+	}
+	return code;
+}
+
+/*
+ * May another host do better?  libpq goes on to the next one if there was no
+ * server, or none that takes sessions now, or one of the wrong kind; but not
+ * once a server has refused us.  That a server breaks off without a word
+ * ends libpq's list too, not ours: a proxy in front of a dead server does it.
  */
 static bool
-wait_for_connect(PGconn *conn, PostgresPollingStatusType state, CpTime deadline)
+deserves_another_host(PGconn *conn)
 {
-	int wanted = state == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
+	const char *code;
 
-	for (;;)
+	/* it has let us in, and turned out to be of the wrong kind */
+	if (PQparameterStatus(conn, "server_version") != NULL)
+		return true;
+	if (PQconnectionNeedsPassword(conn))
+		return false;
+	code = last_sqlstate(PQerrorMessage(conn));
+	return code == NULL || strncmp(code, "57P03", 5) == 0;
+}
+
+/* False if there is no other host, or no time for it. */
+static bool
+start_next_host(CpRemote *remote, CpTime deadline)
+{
+	const char *const *keywords;
+	const char *const *values;
+
+	if (remote->turns == NULL || cp_now() >= deadline ||
+		!cp_hosts_next(remote->turns, &keywords, &values))
+		return false;
+	drop_conn(remote);
+	(void) start_conn(remote, keywords, values);
+	return true;
+}
+
+/* When the present host's time is over. */
+static CpTime
+limit_of_host(CpRemote *remote, CpTime deadline)
+{
+	return remote->turns != NULL ? cp_hosts_limit(remote->turns, deadline) : deadline;
+}
+
+static bool
+is_under_way(CpRemote *remote)
+{
+	return remote->polling == PGRES_POLLING_READING || remote->polling == PGRES_POLLING_WRITING;
+}
+
+/* Called before its socket is ready, libpq would take it for connected. */
+static bool
+is_ready(CpRemote *remote)
+{
+	int wanted = remote->polling == PGRES_POLLING_READING ? POLLIN : POLLOUT;
+
+	return cp_net_poll(PQsocket(remote->conn), wanted, 0) != 0;
+}
+
+/*
+ * Goes on with the present host, if it can; with the next one if it has failed or
+ * its time is over, as it may be for one that keeps us busy, too.  OK: libpq is
+ * connected.  FAILED, TIMEOUT: there is no next one.
+ */
+static CpConnectStatus
+advance(CpRemote *remote, CpTime deadline)
+{
+	if (is_under_way(remote) && is_ready(remote))
+		remote->polling = PQconnectPoll(remote->conn);
+	if (is_under_way(remote) && cp_now() >= limit_of_host(remote, deadline))
 	{
-		long timeout = cp_timeout_ms(deadline);
-		int events;
-
-		if (timeout == 0)
-			return false;
-		events = WaitLatchOrSocket(MyLatch,
-								   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | wanted |
-									   (timeout > 0 ? WL_TIMEOUT : 0),
-								   PQsocket(conn), timeout, CP_WAIT_EVENT);
-		if (events & WL_LATCH_SET)
-		{
-			ResetLatch(MyLatch);
-			CHECK_FOR_INTERRUPTS();
-		}
-		if (events & wanted)
-			return true;
+		note_error(remote, true);
+		if (remote->turns != NULL)
+			cp_hosts_was_silent(remote->turns);
+		if (!start_next_host(remote, deadline))
+			return CP_CONNECT_TIMEOUT;
 	}
+
+	while (remote->polling == PGRES_POLLING_FAILED)
+	{
+		note_error(remote, false);
+		if (!deserves_another_host(remote->conn) || !start_next_host(remote, deadline))
+			return CP_CONNECT_FAILED;
+	}
+	return is_under_way(remote) ? CP_CONNECT_GOING : CP_CONNECT_OK;
 }
 
 /* libpq says that it is connected: notes what only this process can know. */
@@ -179,6 +329,7 @@ connected(CpRemote *remote)
 
 	recorded = cp_recorder_finish(remote->recorder, conn, &remote->greeting);
 	remote->recorder = NULL;
+	forget_errors(remote);
 	PQsetErrorVerbosity(conn, PQERRORS_DEFAULT);
 	remote->encrypted = PQsslInUse(conn) || PQgssEncInUse(conn);
 	remote->used_password = PQconnectionUsedPassword(conn) != 0;
@@ -188,22 +339,54 @@ connected(CpRemote *remote)
 }
 
 CpConnectStatus
+cp_remote_connect_step(CpRemote *remote, CpTime deadline, int *events, CpTime *until)
+{
+	CpConnectStatus status = advance(remote, deadline);
+
+	if (status != CP_CONNECT_GOING)
+	{
+		end_turns(remote);
+		return status == CP_CONNECT_OK ? connected(remote) : status;
+	}
+	*events = remote->polling == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
+	*until = limit_of_host(remote, deadline);
+	return CP_CONNECT_GOING;
+}
+
+/*
+ * Waits for what libpq wants, once, and serves interrupts.  Not with a kept set:
+ * libpq may close its socket and get a new one of the same number.
+ */
+static void
+wait_for_connect(CpRemote *remote, int wanted, CpTime until)
+{
+	long timeout = cp_timeout_ms(until);
+	int events;
+
+	events = WaitLatchOrSocket(MyLatch,
+							   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | wanted |
+								   (timeout >= 0 ? WL_TIMEOUT : 0),
+							   PQsocket(remote->conn), timeout, CP_WAIT_EVENT);
+	if (events & WL_LATCH_SET)
+	{
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+CpConnectStatus
 cp_remote_finish_connect(CpRemote *remote, CpTime deadline)
 {
-	PostgresPollingStatusType state = PGRES_POLLING_WRITING;
-
-	if (PQstatus(remote->conn) == CONNECTION_BAD)
-		return CP_CONNECT_FAILED;
-
-	while (state != PGRES_POLLING_OK)
+	for (;;)
 	{
-		if (!wait_for_connect(remote->conn, state, deadline))
-			return CP_CONNECT_TIMEOUT;
-		state = PQconnectPoll(remote->conn);
-		if (state == PGRES_POLLING_FAILED)
-			return CP_CONNECT_FAILED;
+		int events;
+		CpTime until;
+		CpConnectStatus status = cp_remote_connect_step(remote, deadline, &events, &until);
+
+		if (status != CP_CONNECT_GOING)
+			return status;
+		wait_for_connect(remote, events, until);
 	}
-	return connected(remote);
 }
 
 /* The PGconn of an adoption; it does not know the values of `changes`. */
@@ -355,6 +538,31 @@ wait_and_read(CpRemote *remote, int wanted)
 		CHECK_FOR_INTERRUPTS();
 	}
 	return !(events & WL_SOCKET_READABLE) || PQconsumeInput(remote->conn);
+}
+
+bool
+cp_remote_check(CpRemote *remote, CpTime deadline)
+{
+	int sock = PQsocket(remote->conn);
+	CpPing ping = {0};
+	CpPingStatus status;
+
+	Assert(!remote->encrypted);
+	if (sock == PGINVALID_SOCKET || !cp_ping_send(sock))
+		return false;
+	while ((status = cp_ping_read(&ping, sock)) == CP_PING_WAIT)
+	{
+		int events = cp_remote_wait(remote, WL_SOCKET_READABLE, deadline);
+
+		if (events & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+		}
+		if (events & WL_TIMEOUT)
+			return false;
+	}
+	return status == CP_PING_ALIVE;
 }
 
 bool

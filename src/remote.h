@@ -18,13 +18,14 @@
 
 #include "clock.h"
 #include "greeting.h"
+#include "hosts.h"
 
 typedef enum CpConnectStatus
 {
 	CP_CONNECT_OK,
-	/* PQerrorMessage(remote->conn) says why, in libpq's verbose form */
-	CP_CONNECT_FAILED,
+	CP_CONNECT_FAILED, /* cp_remote_connect_error() says why */
 	CP_CONNECT_TIMEOUT,
+	CP_CONNECT_GOING, /* cp_remote_connect_step() only */
 	/* connected, but what the server said cannot be passed on: usable unshared */
 	CP_CONNECT_NO_GREETING
 } CpConnectStatus;
@@ -35,7 +36,11 @@ typedef struct CpRemote
 	/* latch, postmaster death, socket; made on first wait */
 	WaitEventSet *wait_set;
 	pgsocket wait_socket; /* the one that wait_set was made for */
-	CpRecorder *recorder; /* while connecting, else NULL */
+	/* while connecting, else NULL */
+	CpRecorder *recorder;
+	CpHostTurns *turns;				   /* NULL as well unless there are several hosts */
+	PostgresPollingStatusType polling; /* what libpq waits for */
+	char *errors;					   /* of hosts that failed, one after the other */
 	/* others may have a duplicate: never say Terminate for them */
 	bool shared;
 	bool encrypted;		/* TLS or GSS: the socket cannot be passed */
@@ -45,9 +50,12 @@ typedef struct CpRemote
 
 /*
  * Begins to connect.  keywords and values as for PQconnectStartParams (not
- * expanding dbname), NULL-terminated.  Returns NULL, with *error set to a
- * constant message, when no descriptor or memory is to be had.  The CpRemote
- * lives in TopMemoryContext and counts one external descriptor.
+ * expanding dbname), NULL-terminated; not used any more afterwards.  Returns NULL,
+ * with *error set to a constant message, when no descriptor or memory is to be
+ * had.  The CpRemote lives in TopMemoryContext and counts one external descriptor.
+ *
+ * The hosts of a list are tried one by one, each for its share of the time that is
+ * left.  As in libpq there is no next host after one that has refused us.
  */
 extern CpRemote *cp_remote_start(const char *const *keywords,
 								 const char *const *values,
@@ -58,6 +66,31 @@ extern CpRemote *cp_remote_start(const char *const *keywords,
  * On success the greeting is recorded and what libpq traced is wiped.
  */
 extern CpConnectStatus cp_remote_finish_connect(CpRemote *remote, CpTime deadline);
+
+/*
+ * The same without waiting, for whoever waits for many: takes the next step if
+ * it can.  GOING: call it again when one of *events happens on
+ * PQsocket(remote->conn), or at *until, whichever is first; too early does no harm.
+ * (The conn is another one when the next host of a list is tried, and libpq may
+ * change its socket at any step.)  Blocks in name resolution unless hostaddr is
+ * given.
+ */
+extern CpConnectStatus cp_remote_connect_step(CpRemote *remote, CpTime deadline,
+											  int *events, CpTime *until);
+
+/*
+ * Why it could not connect, FAILED or TIMEOUT: what libpq says of all hosts that
+ * were tried, in its verbose form.  Valid as long as the CpRemote is.
+ */
+extern const char *cp_remote_connect_error(CpRemote *remote);
+
+/*
+ * A round trip before use, for a connection that may be dead (ping.h); serves
+ * interrupts.  False: dead, or no answer by the deadline.  When this is false
+ * or throws the connection must be closed: libpq knows nothing of an answer that
+ * is still to come.  Not for an encrypted connection.
+ */
+extern bool cp_remote_check(CpRemote *remote, CpTime deadline);
 
 /*
  * Makes a PGconn of a socket that came from the broker.  Takes `fd` over in

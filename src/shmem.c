@@ -24,6 +24,7 @@ CpShared *cp_shared = NULL;
 CpSharedPool *cp_pools = NULL;
 CpSharedSlot *cp_slots = NULL;
 CpSharedWaiter *cp_waiters = NULL;
+CpSharedServer *cp_servers = NULL;
 
 /* the registry's lock, then one for each pool */
 static LWLockPadded *locks = NULL;
@@ -35,6 +36,19 @@ static Size
 pools_size(void)
 {
 	return mul_size(cp_guc_max_pools + 1, sizeof(CpSharedPool));
+}
+
+/* pools of so many different servers, and some that have none at the time */
+static int
+server_count(void)
+{
+	return cp_guc_max_pools + CP_SPARE_SERVERS;
+}
+
+static Size
+servers_size(void)
+{
+	return mul_size(server_count(), sizeof(CpSharedServer));
 }
 
 static Size
@@ -66,6 +80,7 @@ request(void)
 	RequestAddinShmemSpace(MAXALIGN(pools_size()));
 	RequestAddinShmemSpace(MAXALIGN(slots_size()));
 	RequestAddinShmemSpace(MAXALIGN(waiters_size()));
+	RequestAddinShmemSpace(MAXALIGN(servers_size()));
 	RequestNamedLWLockTranche(TRANCHE, cp_guc_max_pools + 2);
 }
 
@@ -76,6 +91,7 @@ init_header(void)
 	cp_shared->max_slots = cp_guc_max_connections;
 	cp_shared->max_pools = cp_guc_max_pools + 1; /* and the overflow pool */
 	cp_shared->max_waiters = waiter_count();
+	cp_shared->max_servers = server_count();
 	if (!pg_strong_random(cp_shared->secret, sizeof(cp_shared->secret)))
 		ereport(FATAL,
 				(errcode(ERRCODE_INTERNAL_ERROR),
@@ -85,9 +101,15 @@ init_header(void)
 	pg_atomic_init_u32(&cp_shared->broker_proc, 0);
 	pg_atomic_init_u32(&cp_shared->broker_pid, 0);
 	pg_atomic_init_u32(&cp_shared->starved_pools, 0);
+	pg_atomic_init_u32(&cp_shared->upkeep_wanted, 0);
+	pg_atomic_init_u32(&cp_shared->dialer_pid, 0);
+	pg_atomic_init_u32(&cp_shared->reader_pid, 0);
+	pg_atomic_init_u32(&cp_shared->last_read, InvalidOid);
 	SpinLockInit(&cp_shared->free_mutex);
 	SpinLockInit(&cp_shared->task_mutex);
+	SpinLockInit(&cp_shared->mark_mutex);
 	cp_shared->task_head = cp_shared->task_tail = CP_NONE;
+	cp_shared->free_reserved_for = CP_NONE;
 }
 
 static void
@@ -100,6 +122,7 @@ init_slots(void)
 
 		slot->state = CP_SLOT_FREE;
 		slot->pool = CP_NONE;
+		slot->server = CP_NONE;
 		slot->prev = CP_NONE;
 		slot->next = i + 1 < cp_shared->max_slots ? i + 1 : CP_NONE;
 		slot->holder_proc = CP_NONE;
@@ -112,6 +135,17 @@ init_slots(void)
 }
 
 static void
+init_servers(void)
+{
+	memset(cp_servers, 0, servers_size());
+	for (int i = 0; i < cp_shared->max_servers; i++)
+	{
+		SpinLockInit(&cp_servers[i].mutex);
+		cp_servers[i].reserved_for = CP_NONE;
+	}
+}
+
+static void
 init_pools(void)
 {
 	CpSharedPool *overflow = &cp_pools[CP_OVERFLOW_POOL];
@@ -121,6 +155,8 @@ init_pools(void)
 	{
 		cp_pools[i].idle_head = cp_pools[i].idle_tail = CP_NONE;
 		cp_pools[i].queue_head = cp_pools[i].queue_tail = CP_NONE;
+		cp_pools[i].server = cp_pools[i].prober = CP_NONE;
+		ConditionVariableInit(&cp_pools[i].drained);
 	}
 
 	overflow->in_use = true;
@@ -155,6 +191,9 @@ startup(void)
 	cp_waiters = ShmemInitStruct("conpool waiters", waiters_size(), &found);
 	if (!found)
 		memset(cp_waiters, 0, waiters_size());
+	cp_servers = ShmemInitStruct("conpool servers", servers_size(), &found);
+	if (!found)
+		init_servers();
 	locks = GetNamedLWLockTranche(TRANCHE);
 	LWLockRelease(AddinShmemInitLock);
 }

@@ -13,9 +13,11 @@
 #define CP_SHMEM_H
 
 #include "port/atomics.h"
+#include "storage/condition_variable.h"
 #include "storage/lwlock.h"
 #include "storage/spin.h"
 
+#include "breaker.h"
 #include "clock.h"
 #include "options.h"
 #include "stats.h"
@@ -28,8 +30,16 @@
 #define CP_POOL_NAME_LEN 128
 /* text form of a remote address, "host:port" or a socket's path */
 #define CP_ADDRESS_LEN 128
+/* bytes of an error's message kept with a pool, terminator included */
+#define CP_MESSAGE_LEN 256
 /* leases that a session's end took back, kept for the view "leaks" */
 #define CP_LEAK_RING 128
+/* leases that reclaim() took away, kept to tell their holders */
+#define CP_RECLAIM_RING 128
+/* databases noted to be read again; beyond that it is all of them */
+#define CP_MAX_MARKS 64
+/* servers remembered beside those of the pools: paused ones, overflow */
+#define CP_SPARE_SERVERS 32
 /* the pool of connections that found no pool; its connections are unshared */
 #define CP_OVERFLOW_POOL 0
 
@@ -95,6 +105,7 @@ typedef struct CpSharedSlot
 	/* pool lock */
 	/* changes when a connection enters, and when it starts to leave */
 	uint64 generation;
+	int server; /* whose place it takes: CpSharedServer, or CP_NONE */
 	CpTime state_since;
 	uint64 vault_epoch; /* the broker run that has the socket, or 0 */
 	CpFingerprint fingerprint;
@@ -107,6 +118,10 @@ typedef struct CpSharedSlot
 	char remote_address[CP_ADDRESS_LEN];
 	CpTime opened_at;
 	CpTime idle_since;
+	CpTime checked_at; /* when it was last known to live */
+	uint32 jitter;	   /* which part of a tenth of max_lifetime it misses */
+	bool ahead;		   /* the dialer opens it, ahead of demand */
+	bool dialed;	   /* it has, and donates it */
 	uint64 uses;
 
 	/* pool lock: the lease; set exactly in LEASED and CONNECTING */
@@ -134,8 +149,9 @@ typedef enum CpWaiterState
 {
 	CP_WAITER_NONE,
 	CP_WAITER_QUEUED,
-	CP_WAITER_GRANTED_LEASE, /* slot is LEASED to it */
-	CP_WAITER_GRANTED_PERMIT /* slot is CONNECTING, held by it */
+	CP_WAITER_GRANTED_LEASE,  /* slot is LEASED to it */
+	CP_WAITER_GRANTED_PERMIT, /* slot is CONNECTING, held by it */
+	CP_WAITER_REFUSED		  /* the breaker is open, nothing lives */
 } CpWaiterState;
 
 /* One backend that may wait; indexed by the number of its PGPROC. */
@@ -151,6 +167,7 @@ typedef struct CpSharedWaiter
 	int pid;
 	CpTime since;
 	bool wants_permit; /* only an unshared connection will do */
+	bool suspect;	   /* the granted connection is to be checked first */
 	CpTime wait;	   /* microseconds counted at the grant */
 	CpFingerprint fingerprint;
 	uint64 lease;
@@ -158,12 +175,41 @@ typedef struct CpSharedWaiter
 	Oid role;
 } CpSharedWaiter;
 
+/*
+ * A foreign server that has pools: what they share.  Its places are counted
+ * here, since no two pools may be locked at a time.
+ */
+typedef struct CpSharedServer
+{
+	/* registry lock */
+	bool in_use;
+	Oid database;
+	Oid server;
+	int pools;	 /* that refer to it */
+	bool paused; /* pools made later begin paused */
+
+	/* its own spinlock */
+	slock_t mutex;
+	int limit;		  /* max_server_size, 0 = none */
+	int count;		  /* slots that take a place, CLOSING ones too */
+	int reserved_for; /* pool that gets the next place, or CP_NONE */
+} CpSharedServer;
+
+/* Why something does not work, for people; at = 0: nothing happened. */
+typedef struct CpProblem
+{
+	CpTime at;
+	int sqlstate; /* 0 = none was given */
+	char message[CP_MESSAGE_LEN];
+} CpProblem;
+
 typedef struct CpSharedPool
 {
 	/* registry lock to change, registry or pool lock to read */
 	bool in_use;
 	uint64 generation; /* changes when the entry is given away */
 	CpPoolKey key;
+	int server; /* its CpSharedServer, CP_NONE for connection strings */
 
 	/* pool lock */
 	char name[CP_POOL_NAME_LEN];
@@ -175,9 +221,39 @@ typedef struct CpSharedPool
 	int queue_head;
 	int queue_tail;
 	int waiting;
-	/* has room by its own ceilings, but no slot was free */
+	/* has room by its own ceilings, but no slot or no place was free */
 	bool starved;
+	/* connections to close at checkin, so that another pool gets the places */
+	int must_give;
 	CpTime last_used;
+
+	/* pool lock: what was decreed */
+	bool paused;
+	bool dropped;			  /* server, mapping, role or database is gone */
+	bool defined;			  /* `definition` is known */
+	CpFingerprint definition; /* the one in force: others are replaced ... */
+	CpTime defined_at;		  /* ... if they were opened before that was known */
+	CpTime reconnect_before;  /* connections opened before are replaced */
+
+	/* pool lock: the state of its remote */
+	CpTime suspect_before; /* what was not checked since is checked before use */
+	CpBreaker breaker;
+	int prober;			  /* slot whose connect is the breaker's probe, or CP_NONE */
+	CpFingerprint failed; /* options of the connect that failed last */
+	CpProblem problem;	  /* of the last connect that failed */
+	int ceiling;		  /* what the remote has room for, ... */
+	CpTime ceiling_until; /* ... until then; see cp_pool_ceiling() */
+	int ceiling_failures; /* refusals for want of room in a row */
+
+	/* pool lock: opening ahead of demand */
+	int upkeep_failures;	  /* in a row */
+	CpTime upkeep_at;		  /* not tried again before */
+	CpTime order_until;		  /* the dialer is at it, until then at the latest; or 0 */
+	CpProblem upkeep_problem; /* why min_size is not reached; at = 0: nothing */
+
+	/* broadcast when a paused pool has no lease left */
+	ConditionVariable drained;
+
 	CpPoolStats stats;
 } CpSharedPool;
 
@@ -194,11 +270,22 @@ typedef struct CpLeakRecord
 	char sql[CP_SQL_LEN];
 } CpLeakRecord;
 
+/* A lease that was taken away from its holder. */
+typedef struct CpReclaimRecord
+{
+	uint64 lease;
+	int holder_pid; /* whose it was */
+	int pid;		/* of whoever did it */
+	Oid role;		/* whose effective role this was */
+	CpTime at;
+} CpReclaimRecord;
+
 typedef struct CpShared
 {
 	/* fixed after start */
 	int max_slots;
 	int max_pools;
+	int max_servers;
 	int max_waiters;
 	uint8 secret[32]; /* for fingerprints and conninfo digests */
 
@@ -208,6 +295,10 @@ typedef struct CpShared
 	pg_atomic_uint32 broker_proc;  /* number of its PGPROC */
 	pg_atomic_uint32 broker_pid;
 	pg_atomic_uint32 starved_pools; /* how many */
+	pg_atomic_uint32 upkeep_wanted; /* 1: the broker is to look at all pools now */
+	pg_atomic_uint32 dialer_pid;	/* 0 while it does not listen */
+	pg_atomic_uint32 reader_pid;	/* 0 while there is none */
+	pg_atomic_uint32 last_read;		/* database that a reader has read to the end */
 
 	/* the broker's alone */
 	uint64 last_epoch;
@@ -216,16 +307,26 @@ typedef struct CpShared
 	uint64 last_pool_generation;
 	uint64 leak_count; /* ever written to the ring */
 	CpLeakRecord leak_ring[CP_LEAK_RING];
+	uint64 reclaim_count; /* ever written to the ring */
+	CpReclaimRecord reclaim_ring[CP_RECLAIM_RING];
+	bool all_paused; /* pools made later begin paused */
 
 	/* free list's spinlock */
 	slock_t free_mutex;
 	int free_head;
 	int free_count;
+	int free_reserved_for; /* pool that gets the last one, or CP_NONE */
 
 	/* worklist's spinlock: slots the broker has to look at */
 	slock_t task_mutex;
 	int task_head;
 	int task_tail;
+
+	/* marks' spinlock: databases whose definitions are to be read again */
+	slock_t mark_mutex;
+	bool all_marked;
+	int mark_count;
+	Oid marks[CP_MAX_MARKS];
 } CpShared;
 
 /* NULL unless the library was preloaded */
@@ -233,6 +334,7 @@ extern CpShared *cp_shared;
 extern CpSharedPool *cp_pools;
 extern CpSharedSlot *cp_slots;
 extern CpSharedWaiter *cp_waiters;
+extern CpSharedServer *cp_servers;
 
 /* postmaster, from _PG_init: ask for the segment and its locks */
 extern void cp_shmem_request_at_start(void);

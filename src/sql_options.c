@@ -9,6 +9,8 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "access/reloptions.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_foreign_server.h"
@@ -225,6 +227,35 @@ check_reference(List *options)
 	}
 }
 
+/*
+ * Only what one list says can contradict itself.  Where a size is given
+ * elsewhere, on the server or in a setting, min_size is cut to max_size when it
+ * is used.
+ */
+static void
+check_sizes(List *options)
+{
+	int min_size = 0;
+	int max_size = INT_MAX;
+	ListCell *cell;
+
+	foreach(cell, options)
+	{
+		DefElem *def = lfirst_node(DefElem, cell);
+
+		if (strcmp(def->defname, "min_size") == 0)
+			min_size = cp_option_parse(cp_option_find("min_size"), defGetString(def));
+		else if (strcmp(def->defname, "max_size") == 0)
+			max_size = cp_option_parse(cp_option_find("max_size"), defGetString(def));
+	}
+	if (min_size > max_size)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" (%d) is greater than option \"%s\" (%d)",
+						"min_size", min_size, "max_size", max_size),
+				 errhint("Lower \"%s\" or raise \"%s\".", "min_size", "max_size")));
+}
+
 static void
 refuse_foreign_tables(Oid catalog)
 {
@@ -254,6 +285,7 @@ conpool_fdw_validator(PG_FUNCTION_ARGS)
 		if (catalog == UserMappingRelationId)
 			check_mapping_option(def);
 	}
+	check_sizes(options);
 	if (catalog == ForeignServerRelationId)
 		check_reference(options);
 	PG_RETURN_VOID();

@@ -13,21 +13,24 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_foreign_server.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "leak.h"
 #include "message.h"
 #include "options.h"
 #include "pool.h"
 #include "shmem.h"
 
-#define MAX_COLUMNS 32
+#define MAX_COLUMNS 64
 /* what pg_stat_activity says in place of others' SQL */
 #define HIDDEN "<insufficient privilege>"
 
@@ -45,8 +48,9 @@ typedef struct Rows
 	ReturnSetInfo *result;
 	Oid viewer;
 	bool sees_all;
-	CpTime now;	  /* one instant for all rows */
-	int ncolumns; /* of the row that is being built */
+	CpTime now;				/* one instant for all rows, ... */
+	TimestampTz wall_clock; /* ... and what the wall clock says then */
+	int ncolumns;			/* of the row that is being built */
 	Datum values[MAX_COLUMNS];
 	bool nulls[MAX_COLUMNS];
 } Rows;
@@ -61,12 +65,17 @@ begin_rows(Rows *rows, FunctionCallInfo fcinfo)
 	rows->viewer = GetUserId();
 	rows->sees_all = has_privs_of_role(rows->viewer, ROLE_PG_READ_ALL_STATS);
 	rows->now = cp_now();
+	rows->wall_clock = cp_wall_clock(rows->now);
 }
 
+/*
+ * A database whose extension is of an older version declares fewer columns:
+ * new ones come last, and are left out for it.
+ */
 static void
 end_row(Rows *rows)
 {
-	Assert(rows->ncolumns == rows->result->setDesc->natts);
+	Assert(rows->ncolumns >= rows->result->setDesc->natts);
 	tuplestore_putvalues(rows->result->setResult, rows->result->setDesc,
 						 rows->values, rows->nulls);
 	rows->ncolumns = 0;
@@ -100,6 +109,13 @@ add_text(Rows *rows, const char *value)
 		add(rows, CStringGetTextDatum(cp_message_valid_text(value)));
 }
 
+/* 0 is NULL: nothing happened, or no code was given */
+static void
+add_sqlstate(Rows *rows, int sqlstate)
+{
+	add_text(rows, sqlstate == 0 ? NULL : unpack_sql_state(sqlstate));
+}
+
 /* 0 is NULL: no process, or none that is known */
 static void
 add_pid(Rows *rows, int pid)
@@ -110,13 +126,14 @@ add_pid(Rows *rows, int pid)
 		add(rows, Int32GetDatum(pid));
 }
 
+/* past or future; 0 and for ever are NULL */
 static void
 add_instant(Rows *rows, CpTime t)
 {
-	if (t == 0)
+	if (t == 0 || t == CP_FOREVER)
 		add_null(rows);
 	else
-		add(rows, TimestampTzGetDatum(cp_wall_clock(t)));
+		add(rows, TimestampTzGetDatum(rows->wall_clock - (rows->now - t)));
 }
 
 /* microseconds, as an interval */
@@ -211,6 +228,32 @@ add_sql(Rows *rows, Oid role, const char *sql)
 	add_text(rows, sees_role(rows, role) ? sql : HIDDEN);
 }
 
+/*
+ * Why a remote cannot be reached names hosts: for those whose pool it is, and
+ * for those who may use the server anyway.
+ */
+static bool
+sees_problems(const Rows *rows, const CpPoolKey *key)
+{
+	if (sees_role(rows, key->role))
+		return true;
+	return is_public(key) && key->database == MyDatabaseId &&
+		SearchSysCacheExists1(FOREIGNSERVEROID, ObjectIdGetDatum(key->server)) &&
+		cp_server_aclcheck(key->server, rows->viewer, ACL_USAGE) == ACLCHECK_OK;
+}
+
+/* The columns ..._at, ..._sqlstate and the text of what went wrong. */
+static void
+add_problem(Rows *rows, const CpPoolKey *key, const CpProblem *problem)
+{
+	bool is_one = problem->at != 0;
+	const char *message = sees_problems(rows, key) ? problem->message : HIDDEN;
+
+	add_instant(rows, problem->at);
+	add_sqlstate(rows, is_one ? problem->sqlstate : 0);
+	add_text(rows, is_one ? message : NULL);
+}
+
 /* ---- pools ---------------------------------------------------------------- */
 
 static int
@@ -244,6 +287,69 @@ add_pool_options(Rows *rows, const CpPoolOptions *options)
 	add_interval(rows, (CpTime) options->leak_threshold * 1000);
 }
 
+static const char *
+breaker_name(CpBreakerState state)
+{
+	switch (state)
+	{
+		case CP_BREAKER_CLOSED:
+			return "closed";
+		case CP_BREAKER_OPEN:
+			return "open";
+		case CP_BREAKER_PROBING:
+			return "probing";
+	}
+	return NULL;
+}
+
+/* What keeps the pool from min_size; the broker forgets it at its next turn. */
+static void
+add_upkeep_problem(Rows *rows, const CpPoolInfo *pool)
+{
+	int live = size_of(pool) - pool->counts[CP_SLOT_CONNECTING] - pool->counts[CP_SLOT_CLOSING];
+	CpProblem problem = {0};
+	CpTime next_try = 0;
+
+	if (live < pool->options.min_size && pool->upkeep_problem.at != 0)
+	{
+		problem = pool->upkeep_problem;
+		next_try = pool->upkeep_at;
+		if (pool->breaker.state == CP_BREAKER_OPEN)
+			next_try = Max(next_try, pool->breaker.next_attempt);
+	}
+	add_problem(rows, &pool->key, &problem);
+	add_instant(rows, next_try);
+}
+
+/* since version 1.1 of the extension: upkeep, and what its remote does */
+static void
+add_pool_state(Rows *rows, const CpPoolInfo *pool)
+{
+	const CpPoolOptions *options = &pool->options;
+	const CpBreaker *breaker = &pool->breaker;
+	bool is_closed = breaker->state == CP_BREAKER_CLOSED;
+
+	add(rows, Int32GetDatum(options->min_size));
+	add(rows, Int32GetDatum(options->max_server_size));
+	add_interval(rows, (CpTime) options->idle_timeout * 1000);
+	add_interval(rows, (CpTime) options->max_lifetime * 1000);
+	add_interval(rows, (CpTime) options->validate_interval * 1000);
+	add(rows, Int32GetDatum(pool->effective_max_size));
+	add_instant(rows, pool->ceiling_until);
+	if (pool->server_size < 0)
+		add_null(rows);
+	else
+		add(rows, Int32GetDatum(pool->server_size));
+	add(rows, BoolGetDatum(pool->paused));
+	add(rows, BoolGetDatum(pool->dropped));
+	add_text(rows, breaker_name(breaker->state));
+	add_instant(rows, breaker->since);
+	add(rows, Int32GetDatum(breaker->failures));
+	add_instant(rows, is_closed ? 0 : breaker->next_attempt);
+	add_problem(rows, &pool->key, &pool->problem);
+	add_upkeep_problem(rows, pool);
+}
+
 Datum
 conpool_get_pools(PG_FUNCTION_ARGS)
 {
@@ -267,6 +373,7 @@ conpool_get_pools(PG_FUNCTION_ARGS)
 		add(&rows, Int32GetDatum(pool.waiting));
 		add(&rows, Int32GetDatum(pool.unshared));
 		add_text(&rows, cp_shmem_broker_epoch() != 0 ? "running" : "not running");
+		add_pool_state(&rows, &pool);
 		end_row(&rows);
 	}
 	return (Datum) 0;
@@ -304,6 +411,15 @@ conpool_get_stat_pools(PG_FUNCTION_ARGS)
 		add(&rows, Int64GetDatum(stats->resets));
 		add(&rows, Int64GetDatum(stats->leaks));
 		add(&rows, TimestampTzGetDatum(stats->stats_reset));
+		/* since version 1.1 of the extension */
+		add(&rows, Int64GetDatum(stats->checkout_failures));
+		add(&rows, Int64GetDatum(stats->refused));
+		add(&rows, Int64GetDatum(stats->dials));
+		add(&rows, Int64GetDatum(stats->validations));
+		add(&rows, Int64GetDatum(stats->validation_failures));
+		add(&rows, Int64GetDatum(stats->idle_closed));
+		add(&rows, Int64GetDatum(stats->expired));
+		add(&rows, Int64GetDatum(stats->breaker_opened));
 		end_row(&rows);
 	}
 	return (Datum) 0;
@@ -344,24 +460,27 @@ conpool_get_connections(PG_FUNCTION_ARGS)
 	for (int i = 0; i < cp_shared->max_slots; i++)
 	{
 		bool held;
-		bool sees;
 		bool is_open;
+		Oid role;
 
 		if (!cp_slot_read(i, &slot) || !sees_pool(&rows, &slot.key))
 			continue;
 		held = slot.state == CP_SLOT_LEASED || slot.state == CP_SLOT_CONNECTING;
 		is_open = slot.state != CP_SLOT_CONNECTING;
+		role = slot.state == CP_SLOT_LEASED ? slot.lease_role : slot.key.role;
 		add(&rows, Int32GetDatum(i));
 		add_pool(&rows, &slot.key, slot.name);
 		add_text(&rows, state_name(slot.state));
-		sees = sees_role(&rows, held ? slot.lease_role : slot.key.role);
-		add_text(&rows, sees ? slot.remote_address : NULL);
+		add_text(&rows, sees_role(&rows, role) ? slot.remote_address : NULL);
 		add_pid(&rows, slot.remote_pid);
 		add_instant(&rows, is_open ? slot.opened_at : 0);
 		add_instant(&rows, slot.state == CP_SLOT_IDLE ? slot.idle_since : 0);
 		add(&rows, Int64GetDatum((int64) slot.uses));
 		add(&rows, BoolGetDatum(slot.encrypted));
 		add_pid(&rows, held ? slot.holder_pid : 0);
+		/* since version 1.1 of the extension */
+		add_instant(&rows, is_open ? slot.checked_at : 0);
+		add_instant(&rows, is_open ? slot.expires_at : 0);
 		end_row(&rows);
 	}
 	return (Datum) 0;

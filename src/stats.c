@@ -45,6 +45,15 @@ cp_stats_cancel(CpPoolStats *stats, CpTime wait)
 }
 
 void
+cp_stats_failure(CpPoolStats *stats, CpTime wait, bool refused)
+{
+	stats->checkout_failures++;
+	if (refused)
+		stats->refused++;
+	add_wait(stats, wait);
+}
+
+void
 cp_stats_extra_wait(CpPoolStats *stats, CpTime wait)
 {
 	add_wait(stats, wait);

@@ -3,20 +3,22 @@
  *		From a server's name or a connection string to a pool, its options and
  *		how to connect; and whether the caller may.
  *
- * Runs in client backends, inside a transaction, called by lease.c and the
- * SQL functions.  Throws.  Must never touch a network or a pool.
+ * Runs inside a transaction: in client backends, called by lease.c and the SQL
+ * functions, and in the reader.  Throws.  Must never touch a network or a pool.
  *
- * Targets are kept per (name, role) in this process, because making one costs
- * a dozen catalog look-ups.  Rights are looked up every time.  Invalidations
- * only set a flag, whose effect comes with the next call: until then callers
- * hold pointers to targets.
+ * Targets of client backends are kept per (name, role) in the process, because
+ * making one costs a dozen catalog look-ups.  Rights are looked up every time.
+ * Invalidations only set a flag, whose effect comes with the next call: until
+ * then callers hold pointers to targets.
  */
 #include "postgres.h"
 
 #include "target.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/reloptions.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_foreign_data_wrapper.h"
 #include "catalog/pg_foreign_server.h"
@@ -69,6 +71,21 @@ typedef struct Mapping
 	bool uncommitted;
 } Mapping;
 
+/* What the catalogs say of a server that was named. */
+typedef struct Definition
+{
+	Server *server;
+	Server *remote; /* where connection options and mappings come from: often itself */
+	Mapping *mapping;
+} Definition;
+
+typedef struct MappingArray
+{
+	CpTargetMapping *items;
+	int count;
+	int room;
+} MappingArray;
+
 typedef struct CacheKey
 {
 	uint64 digest; /* of the name */
@@ -79,14 +96,18 @@ typedef struct CacheKey
 /* What is kept with a target; lies in a memory context of its own. */
 typedef struct Entry
 {
-	CpTarget target;
+	CpTarget target; /* first, so that the one leads to the other */
 	MemoryContext context;
-	dlist_node node; /* in `recent` */
-	CacheKey key;
-	char *name;		/* as the caller gave it: may hold a password */
 	bool superuser; /* was the role one? */
+	bool ahead;		/* may be opened ahead of demand: min_size applies */
 	Oid servers[2]; /* USAGE on these is needed, if valid */
 	CpGivenOptions given;
+	CpConninfo *info;
+
+	/* the cache's */
+	dlist_node node; /* in `recent` */
+	CacheKey key;
+	char *name; /* as the caller gave it: may hold a password */
 } Entry;
 
 typedef struct CacheSlot
@@ -290,15 +311,17 @@ read_wrapper(Oid oid, Server *server)
 	ReleaseSysCache(tuple);
 }
 
+/* NULL if there is none */
 static Server *
-read_server(Oid oid)
+look_for_server(Oid oid)
 {
 	HeapTuple tuple = SearchSysCache1(FOREIGNSERVEROID, ObjectIdGetDatum(oid));
 	Form_pg_foreign_server form;
-	Server *server = palloc0(sizeof(Server));
+	Server *server;
 
 	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for foreign server %u", oid);
+		return NULL;
+	server = palloc0(sizeof(Server));
 	form = (Form_pg_foreign_server) GETSTRUCT(tuple);
 	server->oid = oid;
 	server->name = pstrdup(NameStr(form->srvname));
@@ -310,30 +333,28 @@ read_server(Oid oid)
 	return server;
 }
 
-/* The role's own mapping, else the one for PUBLIC; throws if there is none. */
-static Mapping *
-read_mapping(Oid role, const Server *server)
+static Server *
+read_server(Oid oid)
 {
-	HeapTuple tuple;
+	Server *server = look_for_server(oid);
+
+	if (server == NULL)
+		elog(ERROR, "cache lookup failed for foreign server %u", oid);
+	return server;
+}
+
+/* The mapping for just that role, InvalidOid = PUBLIC; NULL if there is none. */
+static Mapping *
+look_for_mapping(Oid role, const Server *server)
+{
+	HeapTuple tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(role),
+									  ObjectIdGetDatum(server->oid));
 	Form_pg_user_mapping form;
-	Mapping *mapping = palloc0(sizeof(Mapping));
+	Mapping *mapping;
 
-	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(role),
-							ObjectIdGetDatum(server->oid));
 	if (!HeapTupleIsValid(tuple))
-		tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
-								ObjectIdGetDatum(server->oid));
-	if (!HeapTupleIsValid(tuple))
-	{
-		const char *role_name = quote_identifier(GetUserNameFromId(role, false));
-
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("user mapping not found for role \"%s\", server \"%s\"",
-						GetUserNameFromId(role, false), server->name),
-				 errhint("Create one with CREATE USER MAPPING FOR %s SERVER %s.",
-						 role_name, quote_identifier(server->name))));
-	}
+		return NULL;
+	mapping = palloc0(sizeof(Mapping));
 	form = (Form_pg_user_mapping) GETSTRUCT(tuple);
 	mapping->oid = form->oid;
 	mapping->role = form->umuser;
@@ -342,6 +363,27 @@ read_mapping(Oid role, const Server *server)
 	mapping->uncommitted = is_uncommitted(tuple);
 	ReleaseSysCache(tuple);
 	return mapping;
+}
+
+/* The role's own mapping, else the one for PUBLIC; throws if there is none. */
+static Mapping *
+read_mapping(Oid role, const Server *server)
+{
+	Mapping *mapping = look_for_mapping(role, server);
+	const char *role_name;
+
+	if (mapping == NULL)
+		mapping = look_for_mapping(InvalidOid, server);
+	if (mapping)
+		return mapping;
+
+	role_name = GetUserNameFromId(role, false);
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("user mapping not found for role \"%s\", server \"%s\"",
+					role_name, server->name),
+			 errhint("Create one with CREATE USER MAPPING FOR %s SERVER %s.",
+					 quote_identifier(role_name), quote_identifier(server->name))));
 }
 
 static const char *
@@ -383,20 +425,36 @@ require_conninfo_allowed(void)
 						 "conpool.allow_conninfo")));
 }
 
+static bool
+lacks_password(const Entry *entry)
+{
+	return entry->target.key.trust == CP_TRUST_PASSWORD &&
+		cp_conninfo_get(entry->info, "password") == NULL;
+}
+
 /*
  * The server's own identity, which a remote may trust without a password, is
- * not lent to others: they bring a password, and lease.c sees to it that the
- * remote asked for it.
+ * not lent to others: they bring a password, and whoever connects sees to it
+ * that the remote asked for it.
  */
 static void
-require_password(const CpConninfo *info, const char *detail, const char *hint)
+require_password(const Entry *entry)
 {
-	if (cp_conninfo_get(info, "password") == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
-				 errmsg("password is required"),
-				 errdetail_internal("%s", _(detail)),
-				 hint ? errhint("%s", _(hint)) : 0));
+	bool ad_hoc = entry->target.key.kind == CP_POOL_CONNINFO;
+
+	if (!lacks_password(entry))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+			 errmsg("password is required"),
+			 ad_hoc ?
+				 errdetail("Non-superusers must provide a password in the connection "
+						   "string.") :
+				 errdetail("Non-superusers must provide a password in the user mapping."),
+			 ad_hoc ?
+				 0 :
+				 errhint("Add option \"password\" to the user mapping, or have a superuser "
+						 "set its option \"password_required\" to false.")));
 }
 
 /* Did a superuser say that connections of the mapping need no password? */
@@ -415,6 +473,25 @@ password_waived(const Mapping *mapping, Wrapper wrapper)
 			return !defGetBoolean(def);
 	}
 	return false;
+}
+
+/* The rule under which connections are opened for a role. */
+static CpTrust
+trust_of(const Definition *d, bool superuser)
+{
+	return superuser || password_waived(d->mapping, d->remote->wrapper) ?
+		CP_TRUST_ANY :
+		CP_TRUST_PASSWORD;
+}
+
+static void
+recheck_rights(const Entry *entry)
+{
+	for (int i = 0; i < lengthof(entry->servers); i++)
+	{
+		if (OidIsValid(entry->servers[i]))
+			require_usage(entry->servers[i], entry->target.role);
+	}
 }
 
 /* ---- from catalogs to a target ---- */
@@ -496,6 +573,15 @@ find_server(const char *name)
 	return read_server(oid);
 }
 
+/* The name of the server that this one refers to, or NULL. */
+static const char *
+referred_server(const Server *server)
+{
+	if (server->wrapper != WRAPPER_CONPOOL)
+		return NULL;
+	return option_value(server->options, "server");
+}
+
 /*
  * The server that connection options and mappings come from: the one itself,
  * or the one that its option "server" names.
@@ -503,12 +589,10 @@ find_server(const char *name)
 static Server *
 find_remote(Server *server)
 {
-	const char *name = NULL;
+	const char *name = referred_server(server);
 	Server *remote;
 	Oid oid;
 
-	if (server->wrapper == WRAPPER_CONPOOL)
-		name = option_value(server->options, "server");
 	if (name == NULL)
 		return server;
 
@@ -520,7 +604,7 @@ find_remote(Server *server)
 				 errdetail("Option \"server\" of server \"%s\" refers to it.",
 						   server->name)));
 	remote = read_server(oid);
-	if (remote->wrapper == WRAPPER_CONPOOL && option_value(remote->options, "server"))
+	if (referred_server(remote))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("server \"%s\" refers to another server itself", remote->name),
@@ -529,20 +613,64 @@ find_remote(Server *server)
 	return remote;
 }
 
+/* The same, but NULL where that one throws. */
+static Server *
+look_for_remote(Server *server)
+{
+	const char *name = referred_server(server);
+	Server *remote;
+	Oid oid;
+
+	if (name == NULL)
+		return server;
+	oid = get_foreign_server_oid(name, true);
+	remote = OidIsValid(oid) ? look_for_server(oid) : NULL;
+	return remote && referred_server(remote) == NULL ? remote : NULL;
+}
+
+/* Of a server and just that role, InvalidOid = PUBLIC; false if something is missing. */
+static bool
+look_for_definition(Oid server, Oid role, Definition *d)
+{
+	d->server = look_for_server(server);
+	d->remote = d->server ? look_for_remote(d->server) : NULL;
+	d->mapping = d->remote ? look_for_mapping(role, d->remote) : NULL;
+	return d->mapping != NULL;
+}
+
 /*
  * Pool options are those of the named server; of its mapping only where the
  * mapping is that server's own.
  */
 static void
-resolve_pool_options(CpGivenOptions *given, const Server *server, const Server *remote,
-					 const Mapping *mapping, const CpConninfo *info)
+take_options(Entry *entry, const Definition *d)
 {
-	take_connect_timeout(given, info);
-	if (server->wrapper != WRAPPER_CONPOOL)
+	take_connection_options(entry->info, d->remote, d->mapping);
+	take_connect_timeout(&entry->given, entry->info);
+	if (d->server->wrapper != WRAPPER_CONPOOL)
 		return;
-	take_pool_options(given, server->options);
-	if (server->oid == remote->oid)
-		take_pool_options(given, mapping->options);
+	take_pool_options(&entry->given, d->server->options);
+	if (d->server->oid == d->remote->oid)
+		take_pool_options(&entry->given, d->mapping->options);
+}
+
+static void
+take_definition(Entry *entry, const Definition *d, CpTrust trust)
+{
+	CpTarget *target = &entry->target;
+
+	target->key.kind = CP_POOL_SERVER;
+	target->key.server = d->server->oid;
+	target->key.mapping = d->mapping->oid;
+	target->key.role = d->mapping->role;
+	target->key.trust = trust;
+	target->uncommitted = d->server->uncommitted || d->remote->uncommitted ||
+		d->mapping->uncommitted;
+	strlcpy(target->name, d->server->name, sizeof(target->name));
+	entry->ahead = d->server->wrapper == WRAPPER_CONPOOL && OidIsValid(d->mapping->role);
+	entry->servers[0] = d->server->oid;
+	entry->servers[1] = d->remote->oid == d->server->oid ? InvalidOid : d->remote->oid;
+	take_options(entry, d);
 }
 
 /*
@@ -550,70 +678,88 @@ resolve_pool_options(CpGivenOptions *given, const Server *server, const Server *
  * create servers could otherwise reach the PUBLIC mapping of a server that is
  * none of his business.
  */
-static CpConninfo *
-resolve_server(Entry *entry, const char *name, Oid role)
+static void
+resolve_server(Entry *entry, const char *name)
 {
-	CpTarget *target = &entry->target;
-	CpConninfo *info;
-	Server *server;
-	Server *remote;
-	Mapping *mapping;
+	Oid role = entry->target.role;
+	Definition d;
 
-	server = find_server(name);
-	require_usage(server->oid, role);
-	remote = find_remote(server);
-	require_usage(remote->oid, role);
-	mapping = read_mapping(role, remote);
+	d.server = find_server(name);
+	require_usage(d.server->oid, role);
+	d.remote = find_remote(d.server);
+	require_usage(d.remote->oid, role);
+	d.mapping = read_mapping(role, d.remote);
+	take_definition(entry, &d, trust_of(&d, entry->superuser));
+}
 
-	info = cp_conninfo_create(entry->context);
-	take_connection_options(info, remote, mapping);
-	resolve_pool_options(&entry->given, server, remote, mapping, info);
-
-	target->key.kind = CP_POOL_SERVER;
-	target->key.server = server->oid;
-	target->key.mapping = mapping->oid;
-	target->key.role = mapping->role;
-	target->key.trust = entry->superuser || password_waived(mapping, remote->wrapper) ?
-		CP_TRUST_ANY :
-		CP_TRUST_PASSWORD;
-	if (target->key.trust == CP_TRUST_PASSWORD)
-		require_password(info,
-						 gettext_noop("Non-superusers must provide a password in the user "
-									  "mapping."),
-						 gettext_noop("Add option \"password\" to the user mapping, or have a "
-									  "superuser set its option \"password_required\" to false."));
-
-	target->uncommitted = server->uncommitted || remote->uncommitted ||
-		mapping->uncommitted;
-	strlcpy(target->name, server->name, sizeof(target->name));
-	entry->servers[0] = server->oid;
-	entry->servers[1] = remote->oid == server->oid ? InvalidOid : remote->oid;
-	return info;
+static CpTrust
+conninfo_trust(Oid role)
+{
+	return superuser_arg(role) ? CP_TRUST_ANY : CP_TRUST_PASSWORD;
 }
 
 /* The rules for non-superusers are dblink's. */
-static CpConninfo *
-resolve_conninfo(Entry *entry, const char *string, Oid role)
+static void
+resolve_conninfo(Entry *entry, const char *string)
 {
 	CpTarget *target = &entry->target;
-	CpConninfo *info;
 
-	info = cp_conninfo_create(entry->context);
-	cp_conninfo_parse(info, string);
-	take_connect_timeout(&entry->given, info);
+	cp_conninfo_parse(entry->info, string);
+	take_connect_timeout(&entry->given, entry->info);
 
 	target->key.kind = CP_POOL_CONNINFO;
-	target->key.role = role;
-	target->key.trust = entry->superuser ? CP_TRUST_ANY : CP_TRUST_PASSWORD;
+	target->key.role = target->role;
+	target->key.trust = conninfo_trust(target->role);
 	target->key.conninfo = cp_conninfo_digest(string);
-	if (target->key.trust == CP_TRUST_PASSWORD)
-		require_password(info,
-						 gettext_noop("Non-superusers must provide a password in the "
-									  "connection string."),
-						 NULL);
+	cp_conninfo_display(entry->info, target->name, sizeof(target->name));
+}
 
-	cp_conninfo_display(info, target->name, sizeof(target->name));
-	return info;
+/* Begins an entry, in a memory context of its own below `parent`. */
+static Entry *
+create_entry(MemoryContext parent, Oid role)
+{
+	MemoryContext context = AllocSetContextCreate(parent, "conpool target",
+												  ALLOCSET_SMALL_SIZES);
+	Entry *entry = MemoryContextAllocZero(context, sizeof(Entry));
+
+	entry->context = context;
+	entry->superuser = superuser_arg(role);
+	entry->info = cp_conninfo_create(context);
+	entry->target.key.database = MyDatabaseId;
+	entry->target.role = role;
+	entry->target.pool = CP_NONE;
+	return entry;
+}
+
+static void
+finish_entry(Entry *entry)
+{
+	CpTarget *target = &entry->target;
+
+	cp_conninfo_finish(entry->info);
+	target->keywords = entry->info->keywords;
+	target->values = entry->info->values;
+	target->fingerprint = cp_conninfo_fingerprint(entry->info, target->key.trust);
+	target->password_required = target->key.trust == CP_TRUST_PASSWORD;
+}
+
+/*
+ * The options in force, from what was given and the present settings.  Nobody
+ * could open connections of an ad-hoc pool ahead of demand, and a pool for
+ * PUBLIC has no role whose rights could be looked at.
+ */
+static void
+update_options(Entry *entry)
+{
+	CpPoolOptions *options = &entry->target.options;
+
+	*options = cp_guc_pool_options;
+	cp_options_overlay(options, &entry->given);
+	if (entry->target.key.kind == CP_POOL_CONNINFO)
+		options->max_server_size = 0;
+	if (!entry->ahead)
+		options->min_size = 0;
+	options->min_size = Min(options->min_size, options->max_size);
 }
 
 /*
@@ -623,30 +769,16 @@ resolve_conninfo(Entry *entry, const char *string, Oid role)
 static Entry *
 make_entry(const CacheKey *key, const char *name, MemoryContext work)
 {
-	MemoryContext context = AllocSetContextCreate(work, "conpool target",
-												  ALLOCSET_SMALL_SIZES);
-	Entry *entry = MemoryContextAllocZero(context, sizeof(Entry));
-	CpTarget *target = &entry->target;
-	CpConninfo *info;
+	Entry *entry = create_entry(work, key->role);
 
-	entry->context = context;
 	entry->key = *key;
-	entry->name = cp_conninfo_copy_secret(context, name);
-	entry->superuser = superuser_arg(key->role);
-	target->key.database = MyDatabaseId;
-	target->role = key->role;
-	target->pool = CP_NONE;
-
+	entry->name = cp_conninfo_copy_secret(entry->context, name);
 	if (cp_conninfo_is_one(name))
-		info = resolve_conninfo(entry, name, key->role);
+		resolve_conninfo(entry, name);
 	else
-		info = resolve_server(entry, name, key->role);
-
-	cp_conninfo_finish(info);
-	target->keywords = info->keywords;
-	target->values = info->values;
-	target->fingerprint = cp_conninfo_fingerprint(info, target->key.trust);
-	target->password_required = target->key.trust == CP_TRUST_PASSWORD;
+		resolve_server(entry, name);
+	require_password(entry);
+	finish_entry(entry);
 	return entry;
 }
 
@@ -664,14 +796,117 @@ resolve_anew(const CacheKey *key, const char *name)
 	return entry;
 }
 
-static void
-recheck_rights(const Entry *entry)
+/* ---- for the reader ---- */
+
+/* Do any sessions still connect under that trust? */
+static bool
+trust_holds(const CpPoolKey *key, const Definition *d, bool superuser)
 {
-	for (int i = 0; i < lengthof(entry->servers); i++)
+	/* by a mapping for PUBLIC, superusers do */
+	if (!OidIsValid(key->role) && key->trust == CP_TRUST_ANY)
+		return true;
+	return trust_of(d, superuser) == key->trust;
+}
+
+/* Of a pool of a server whose definition is that now; NULL if it is of no use. */
+static Entry *
+entry_of_pool(const CpPoolKey *key, const Definition *d)
+{
+	Entry *entry = create_entry(CurrentMemoryContext, key->role);
+
+	if (!trust_holds(key, d, entry->superuser))
+		return NULL;
+	take_definition(entry, d, key->trust);
+	/* a role's own pool is kept, to show that this is the reason for its errors */
+	if (!OidIsValid(key->role) && lacks_password(entry))
+		return NULL;
+	return entry;
+}
+
+/* Of an ad-hoc pool, of whose string nothing is known. */
+static CpTarget *
+target_of_ad_hoc_pool(const CpPoolKey *key)
+{
+	CpTarget *target;
+
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(key->role)) ||
+		conninfo_trust(key->role) != key->trust)
+		return NULL;
+	target = palloc0(sizeof(CpTarget));
+	target->key = *key;
+	target->role = key->role;
+	target->pool = CP_NONE;
+	return target;
+}
+
+static CpTarget *
+complete(Entry *entry)
+{
+	finish_entry(entry);
+	update_options(entry);
+	return &entry->target;
+}
+
+static List *
+list_servers(void)
+{
+	Relation catalog = table_open(ForeignServerRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(catalog, InvalidOid, false, NULL, 0, NULL);
+	List *servers = NIL;
+	HeapTuple tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		servers = lappend_oid(servers, ((Form_pg_foreign_server) GETSTRUCT(tuple))->oid);
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return servers;
+}
+
+static void
+add_mapping(MappingArray *array, Oid server, Oid role)
+{
+	if (array->count == array->room)
 	{
-		if (OidIsValid(entry->servers[i]))
-			require_usage(entry->servers[i], entry->key.role);
+		array->room = Max(array->room * 2, 16);
+		array->items = array->items ?
+			repalloc(array->items, array->room * sizeof(CpTargetMapping)) :
+			palloc(array->room * sizeof(CpTargetMapping));
 	}
+	array->items[array->count++] = (CpTargetMapping){.server = server, .role = role};
+}
+
+/* All mappings of roles, with the server that they belong to. */
+static MappingArray
+list_mappings(void)
+{
+	Relation catalog = table_open(UserMappingRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(catalog, InvalidOid, false, NULL, 0, NULL);
+	MappingArray mappings = {0};
+	HeapTuple tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_user_mapping form = (Form_pg_user_mapping) GETSTRUCT(tuple);
+
+		if (OidIsValid(form->umuser))
+			add_mapping(&mappings, form->umserver, form->umuser);
+	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return mappings;
+}
+
+/* The server that mappings of this one are to be looked for at, InvalidOid = none. */
+static Oid
+server_of_mappings(Oid oid)
+{
+	Server *server = look_for_server(oid);
+	Server *remote;
+
+	if (server == NULL || server->wrapper != WRAPPER_CONPOOL)
+		return InvalidOid;
+	remote = look_for_remote(server);
+	return remote ? remote->oid : InvalidOid;
 }
 
 /* ---- what others call ---- */
@@ -700,7 +935,63 @@ cp_target_resolve(const char *server)
 	else
 		entry = resolve_anew(&key, server);
 
-	entry->target.options = cp_guc_pool_options;
-	cp_options_overlay(&entry->target.options, &entry->given);
+	update_options(entry);
 	return &entry->target;
+}
+
+int
+cp_target_mappings(CpTargetMapping **mappings)
+{
+	MappingArray all = list_mappings();
+	MappingArray found = {0};
+	ListCell *cell;
+
+	foreach(cell, list_servers())
+	{
+		Oid remote = server_of_mappings(lfirst_oid(cell));
+
+		for (int i = 0; OidIsValid(remote) && i < all.count; i++)
+		{
+			if (all.items[i].server == remote)
+				add_mapping(&found, lfirst_oid(cell), all.items[i].role);
+		}
+	}
+	*mappings = found.items;
+	return found.count;
+}
+
+CpTarget *
+cp_target_of_mapping(Oid server, Oid role)
+{
+	Definition d;
+	Entry *entry;
+
+	if (!look_for_definition(server, role, &d))
+		return NULL;
+	entry = create_entry(CurrentMemoryContext, role);
+	take_definition(entry, &d, trust_of(&d, entry->superuser));
+	return complete(entry);
+}
+
+void
+cp_target_require_rights(const CpTarget *target)
+{
+	const Entry *entry = (const Entry *) target;
+
+	recheck_rights(entry);
+	require_password(entry);
+}
+
+CpTarget *
+cp_target_of_pool(const CpPoolKey *key)
+{
+	Definition d;
+	Entry *entry;
+
+	if (key->kind == CP_POOL_CONNINFO)
+		return target_of_ad_hoc_pool(key);
+	if (!look_for_definition(key->server, key->role, &d) || d.mapping->oid != key->mapping)
+		return NULL;
+	entry = entry_of_pool(key, &d);
+	return entry ? complete(entry) : NULL;
 }

@@ -3,8 +3,8 @@
  *		From what the caller names (a foreign server or a connection string)
  *		to a pool, its options and how to connect.
  *
- * Runs in client backends inside a transaction.  Reads catalogs, checks
- * rights (design, section 7), throws.  Never touches a network.
+ * Runs in client backends and the reader, inside a transaction.  Reads
+ * catalogs, checks rights (design, section 7), throws.  Never touches a network.
  */
 #ifndef CP_TARGET_H
 #define CP_TARGET_H
@@ -38,5 +38,41 @@ extern CpTarget *cp_target_resolve(const char *server);
 
 /* true if text is a connection string or URI and never a server's name */
 extern bool cp_target_is_conninfo(const char *server);
+
+/* ---- for the reader, which is nobody's session ---- */
+
+/* A mapping of a role's own, by which a pool can be kept ahead of demand. */
+typedef struct CpTargetMapping
+{
+	Oid server;
+	Oid role;
+} CpTargetMapping;
+
+/*
+ * All of them, for servers of the wrapper conpool (whose option "server" may
+ * lead to mappings of another one); palloc'd; returns how many.
+ */
+extern int cp_target_mappings(CpTargetMapping **mappings);
+
+/*
+ * What the catalogs say of a server for a role with a mapping of its own,
+ * without looking at rights; NULL if one of them is gone.  Not cached: valid
+ * until the memory context it was called in is reset.
+ */
+extern CpTarget *cp_target_of_mapping(Oid server, Oid role);
+
+/*
+ * May the role use that target of cp_target_of_mapping()?  Throws as
+ * cp_target_resolve() does.
+ */
+extern void cp_target_require_rights(const CpTarget *target);
+
+/*
+ * What the catalogs of this database now say of an existing pool, without
+ * looking at rights; NULL if its server, mapping or role is gone (or, for a
+ * connection string, its role), or another trust holds.  For a connection
+ * string only key, and no options, are set.
+ */
+extern CpTarget *cp_target_of_pool(const CpPoolKey *key);
 
 #endif /* CP_TARGET_H */

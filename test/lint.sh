@@ -14,11 +14,11 @@ source test/lib.sh
 LAYERS='
 conpool
 sql_* rows rows_json args
-query message convert session_state lease borrow cache
-broker dialer reader keep
-pool pool_* leak
-remote adopt greeting net vault target conninfo
-shmem stats
+query convert session_state lease borrow cache ddl
+broker upkeep dialer reader keep message
+pool pool_* leak deadlock
+remote adopt greeting net vault target conninfo ping hosts handover resolver
+shmem stats breaker
 guc options error compat clock
 '
 MAX_LINE=100

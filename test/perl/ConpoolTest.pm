@@ -248,4 +248,58 @@ sub _run_setup
 	return;
 }
 
+# --- what runs beside the test ------------------------------------------------
+
+push @EXPORT, qw(start_worker stop_workers);
+
+my %stop;    # per worker: the pipe whose end tells it to stop
+
+# Runs code in a child process until stop_workers() or the end of the test. It
+# is given a function that says whether to go on, and returns name => number; if
+# it dies that counts as "died: why".
+sub start_worker
+{
+	my ($code) = @_;
+	pipe(my $from, my $to) or croak "pipe: $!";
+	pipe(my $stopped, my $stop) or croak "pipe: $!";
+	my $pid = fork() // croak "fork: $!";
+	if ($pid == 0)
+	{
+		require IO::Select;
+		require POSIX;
+		close $_ for $stop, map { $_->{stop} } values %stop;
+		my $select = IO::Select->new($stopped);
+		my %report = eval {
+			$code->(sub { !$select->can_read(0) });
+		};
+		$report{ 'died: ' . $@ =~ s/\s+/ /gr } = 1 if $@;
+		print $to map { "$_\t$report{$_}\n" } keys %report;
+		close $to;
+		POSIX::_exit(0);
+	}
+	close $to;
+	close $stopped;
+	my $worker = { pid => $pid, from => $from, stop => $stop };
+	$stop{$pid} = $worker;
+	return $worker;
+}
+
+# Has workers stop; the sum of what they returned, name => number.
+sub stop_workers
+{
+	my (@workers) = @_;
+	my %sum;
+	close(delete($stop{ $_->{pid} })->{stop}) for @workers;
+	foreach my $worker (@workers)
+	{
+		my $from = $worker->{from};
+		while (my $line = <$from>)
+		{
+			$sum{$1} += $2 if $line =~ /^(.*)\t(-?[\d.]+)$/;
+		}
+		waitpid $worker->{pid}, 0;
+	}
+	return \%sum;
+}
+
 1;

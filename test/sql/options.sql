@@ -36,11 +36,6 @@ ALTER SERVER full_server OPTIONS (ADD db_name 'x');
 -- (the list of what there is depends on libpq)
 SELECT left(error, 75) FROM test.error_of($$ALTER SERVER full_server OPTIONS (ADD zzz 'x')$$) AS error;
 ALTER SERVER full_server OPTIONS (ADD "Max_Size" '5');
--- options that do not work yet are not taken
-\set VERBOSITY terse
-ALTER SERVER full_server OPTIONS (ADD idle_timeout '5min');
-
-\set VERBOSITY default
 
 -- secrets belong in mappings, the rest on servers
 ALTER SERVER full_server OPTIONS (ADD password 'secret');
@@ -103,8 +98,13 @@ SET conpool.pool_mode = 'transaction';
 SELECT test.server('options', $$checkout_timeout '7s', max_size '3', max_waiters '4', connect_concurrency '5', reset 'never'$$);
 ALTER USER MAPPING FOR CURRENT_USER SERVER options OPTIONS (ADD max_size '2', ADD max_waiters '6');
 SELECT conpool.exec('remote', 'SELECT 1'), conpool.exec('options', 'SELECT 1');
-SELECT server, max_size, pool_mode, checkout_timeout, max_waiters, connect_timeout, connect_concurrency, reset, leak_threshold
+SELECT server, max_size, max_waiters, connect_timeout, connect_concurrency, reset, leak_threshold
   FROM conpool.pools WHERE server IN ('remote', 'options') AND database = current_database() ORDER BY server;
+BEGIN;
+SELECT conpool.exec('options', 'SELECT 1');
+SELECT server, scope FROM conpool.leases WHERE pid = pg_backend_pid();
+COMMIT;
+SELECT checkout_timeout FROM conpool.pools WHERE server = 'options' AND database = current_database();
 
 SELECT test.at_rest();
 DROP SERVER options CASCADE;

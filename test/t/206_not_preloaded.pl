@@ -40,9 +40,12 @@ my %call = (
 	checkout => [q{SELECT conpool.checkout('remote')}],
 	checkin => [q{SELECT conpool.checkin(1)}],
 	reset_stats => [q{SELECT conpool.reset_stats()}],
+	reclaim => [q{SELECT conpool.reclaim(1)}],
 	recommended_size => [q{SELECT conpool.recommended_size(4)}]);
 $call{"get_$_"} = ["SELECT * FROM conpool.$_"]
   foreach qw(pools connections leases waiters leaks stat_pools);
+$call{$_} = ["SELECT conpool.$_('remote')"]
+  foreach qw(pause resume reconnect warm close_idle);
 
 # Each in a session of its own: the first call loads the library.
 my $functions = WireClient->new($local)->query(

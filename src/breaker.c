@@ -1,0 +1,79 @@
+/*
+ * breaker.c
+ *		A circuit breaker: whether it makes sense to try to connect.
+ *
+ * Runs in any process, called by the files of pool with the pool's lock held.
+ * The first failure opens it.  When the next attempt is due, whoever asks first
+ * becomes the prober and everybody else is turned away until it is known how
+ * that went.
+ */
+#include "postgres.h"
+
+#include "breaker.h"
+
+#include "common/pg_prng.h"
+
+#define MIN_BACKOFF (100 * INT64CONST(1000))
+#define MAX_BACKOFF (30 * USECS_PER_SEC)
+/* 100 ms doubled that often is beyond the maximum */
+#define MAX_DOUBLINGS 9
+
+CpTime
+cp_breaker_backoff(int n)
+{
+	CpTime longest = MIN_BACKOFF << Min(Max(n - 1, 0), MAX_DOUBLINGS);
+	double part = pg_prng_double(&pg_global_prng_state);
+
+	longest = Min(longest, MAX_BACKOFF);
+	return Max((CpTime) (part * longest), 1000);
+}
+
+bool
+cp_breaker_allows(const CpBreaker *breaker, CpTime now)
+{
+	return breaker->state == CP_BREAKER_CLOSED ||
+		(breaker->state == CP_BREAKER_OPEN && now >= breaker->next_attempt);
+}
+
+bool
+cp_breaker_begins(CpBreaker *breaker, CpTime now)
+{
+	Assert(cp_breaker_allows(breaker, now));
+	if (breaker->state == CP_BREAKER_CLOSED)
+		return false;
+	breaker->state = CP_BREAKER_PROBING;
+	return true;
+}
+
+void
+cp_breaker_failed(CpBreaker *breaker, CpTime begun, CpTime now)
+{
+	bool is_old = breaker->state != CP_BREAKER_CLOSED && begun < breaker->since;
+
+	if (is_old)
+		return;
+	if (breaker->state == CP_BREAKER_CLOSED)
+		breaker->since = now;
+	breaker->state = CP_BREAKER_OPEN;
+	breaker->failures++;
+	breaker->next_attempt = now + cp_breaker_backoff(breaker->failures);
+}
+
+void
+cp_breaker_answered(CpBreaker *breaker, CpTime now)
+{
+	if (breaker->state != CP_BREAKER_CLOSED)
+		breaker->since = now;
+	breaker->state = CP_BREAKER_CLOSED;
+	breaker->failures = 0;
+	breaker->next_attempt = 0;
+}
+
+void
+cp_breaker_undecided(CpBreaker *breaker, CpTime now)
+{
+	if (breaker->state != CP_BREAKER_PROBING)
+		return;
+	breaker->state = CP_BREAKER_OPEN;
+	breaker->next_attempt = now;
+}

@@ -1,0 +1,949 @@
+/*
+ * dialer.c
+ *		The worker that opens connections ahead of demand: its life, its loop,
+ *		and how an order becomes connections that the broker has.
+ *
+ * Started by the broker (upkeep.c) when a pool lacks connections; gets its orders,
+ * passwords included, from the reader (handover.c), and goes when it has had
+ * nothing to do for a while.  It has shared memory and a latch, but no database
+ * and no ProcSignal slot: nobody waits for it, whatever it waits for.
+ *
+ * It serves all pools at once, so it must never wait for anything but its wait
+ * event set: names are looked up in threads (resolver.c), libpq is gone on with
+ * when its socket is ready, and so is the vault.  It never reads a catalog, and
+ * keeps no connection: what is open is the broker's.
+ *
+ * An order becomes a job: first the addresses of its hosts, without a permit, then
+ * a connect for each permit that the pool grants.  A failure ends the job; the
+ * broker comes again when the pool may be tried again.
+ */
+#include "postgres.h"
+
+#include "dialer.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "utils/memutils.h"
+
+#include "compat.h"
+#include "error.h"
+#include "handover.h"
+#include "hosts.h"
+#include "message.h"
+#include "pool.h"
+#include "remote.h"
+#include "resolver.h"
+#include "vault.h"
+
+/*
+ * Connects under way at once: over all pools, of pools that are failing, and of
+ * one order, for which a single one goes ahead.  So remotes that do not answer
+ * leave room for the others.
+ */
+#define MAX_ATTEMPTS 32
+#define MAX_FAILING_ATTEMPTS 16
+#define MAX_ATTEMPTS_OF_JOB 8
+
+/* without work for so long, it goes (milliseconds, as all below) */
+#define IDLE_LIMIT (60 * 1000)
+/* a connect without connect_timeout is given up after this */
+#define CONNECT_LIMIT (10 * 60 * 1000)
+/* the broker answers within this time or is not there */
+#define VAULT_TIMEOUT 2000
+/* how long to wait for the remote's end of file */
+#define EOF_TIMEOUT 2000
+/* before a permit, or a thread, is asked for again */
+#define RETRY_PAUSE 1000
+/* before the vault's backlog, while it is full, is tried again */
+#define VAULT_PAUSE 20
+/* before the listener is looked at again after it gave no order */
+#define LISTEN_PAUSE 100
+
+/* A host of an order. */
+typedef struct Host
+{
+	CpHost given;
+	bool pending;	  /* its name is to be looked up, or is being */
+	CpLookup *lookup; /* NULL: no thread was free yet */
+	char **addresses;
+	int naddresses;
+} Host;
+
+/* An order that is being carried out. */
+typedef struct Job
+{
+	dlist_node node; /* in jobs, if listed */
+	bool listed;	 /* more connects may follow */
+	int users;		 /* its attempts, and the list; without any it is freed */
+	bool proven;	 /* the remote has let one of its attempts in */
+	CpOrder *order;
+	MemoryContext context; /* of what follows */
+
+	Host *hosts;
+	int nhosts;
+	bool resolved;
+	CpTime deadline;		/* of looking names up */
+	const char *unresolved; /* why there is no address at all, or NULL */
+	const char *const *keywords;
+	const char *const *values;
+
+	CpTime retry_at; /* no permit, or no thread, is asked for before */
+} Job;
+
+typedef enum AttemptState
+{
+	ATTEMPT_NONE, /* the place is free */
+	ATTEMPT_CONNECTING,
+	ATTEMPT_OFFERING, /* connected; the vault's backlog was full up to now */
+	ATTEMPT_OFFERED,  /* the broker's answer is awaited */
+	ATTEMPT_ENDING	  /* given up; the remote's end of file is awaited */
+} AttemptState;
+
+/* A permit of the pool, and what has become of it. */
+typedef struct Attempt
+{
+	AttemptState state;
+	Job *job;
+	int slot;
+	uint64 generation;
+	CpRemote *remote;
+	CpTime begun;
+	CpTime deadline; /* of the state */
+	CpTime until;	 /* it is gone on with then, or when `sock` is ready */
+	pgsocket sock;	 /* of libpq, of the vault, or what is left of the connection */
+	int events;		 /* that are waited for on it, 0 = none */
+	bool ready;		 /* one of them has happened */
+} Attempt;
+
+static MemoryContext dialer_context;
+static MemoryContext turn_context; /* reset after every turn */
+
+static int listener = -1;
+static int resolver_pipe = -1;
+static bool order_is_there = false;
+static CpTime listen_at = 0; /* the listener is not watched before */
+static CpTime idle_since = 0;
+
+static dlist_head jobs = DLIST_STATIC_INIT(jobs);
+static Attempt attempts[MAX_ATTEMPTS];
+
+/* per pool: its generation, once the log has been told of an outage */
+static uint64 *complained;
+
+/* ---- jobs ------------------------------------------------------------------ */
+
+/* One user less. */
+static void
+leave_job(Job *job)
+{
+	if (--job->users > 0)
+		return;
+	cp_handover_free(job->order);
+	MemoryContextDelete(job->context);
+}
+
+/* No more connects for this order; those under way go on. */
+static void
+close_job(Job *job)
+{
+	if (!job->listed)
+		return;
+	for (int i = 0; i < job->nhosts; i++)
+	{
+		if (job->hosts[i].lookup != NULL)
+			cp_resolver_abandon(job->hosts[i].lookup);
+		job->hosts[i].lookup = NULL;
+	}
+	dlist_delete(&job->node);
+	job->listed = false;
+	cp_pool_order_runs(job->order->pool, job->order->pool_generation, 0);
+	leave_job(job);
+}
+
+static Job *
+listed_job_of(int pool)
+{
+	dlist_iter i;
+
+	dlist_foreach(i, &jobs)
+	{
+		Job *job = dlist_container(Job, node, i.cur);
+
+		if (job->order->pool == pool)
+			return job;
+	}
+	return NULL;
+}
+
+/*
+ * Is it the same order once more?  The reader writes it again while names are
+ * looked up, since no permit is held meanwhile.
+ */
+static bool
+is_repeated(const CpOrder *order, const CpOrder *other)
+{
+	return order->pool_generation == other->pool_generation &&
+		memcmp(&order->fingerprint, &other->fingerprint, sizeof(CpFingerprint)) == 0 &&
+		order->password_required == other->password_required;
+}
+
+static void
+list_hosts(Job *job)
+{
+	CpHost *given;
+
+	job->nhosts = cp_hosts_split(job->order->keywords, job->order->values, &given);
+	job->hosts = palloc0(Max(job->nhosts, 1) * sizeof(Host));
+	for (int i = 0; i < job->nhosts; i++)
+	{
+		job->hosts[i].given = given[i];
+		job->hosts[i].pending = cp_host_is_name(&given[i]);
+	}
+}
+
+/* Takes the order over. */
+static void
+open_job(CpOrder *order, CpTime now)
+{
+	MemoryContext context = AllocSetContextCreate(dialer_context, "conpool order",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext before = MemoryContextSwitchTo(context);
+	Job *job = palloc0(sizeof(Job));
+
+	job->context = context;
+	job->order = order;
+	if (order->connect_timeout <= 0)
+		order->connect_timeout = CONNECT_LIMIT;
+	job->deadline = cp_deadline(now, order->connect_timeout);
+	list_hosts(job);
+	job->users = 1;
+	job->listed = true;
+	dlist_push_tail(&jobs, &job->node);
+	cp_pool_order_runs(order->pool, order->pool_generation, job->deadline);
+	MemoryContextSwitchTo(before);
+}
+
+static void
+accept_order(CpTime now)
+{
+	MemoryContext before = MemoryContextSwitchTo(dialer_context);
+	CpOrder *order = cp_handover_accept(listener);
+	Job *job;
+
+	MemoryContextSwitchTo(before);
+	order_is_there = false;
+	if (order == NULL)
+	{
+		/* out of descriptors, perhaps: the listener would fire for ever */
+		listen_at = cp_deadline(now, LISTEN_PAUSE);
+		return;
+	}
+	if (order->pool <= CP_OVERFLOW_POOL || order->pool >= cp_shared->max_pools)
+	{
+		cp_handover_free(order);
+		return;
+	}
+	job = listed_job_of(order->pool);
+	if (job != NULL && is_repeated(job->order, order))
+		cp_handover_free(order);
+	else
+	{
+		/* what is left of an old one is not wanted any more */
+		if (job != NULL)
+			close_job(job);
+		open_job(order, now);
+	}
+}
+
+/* ---- failures -------------------------------------------------------------- */
+
+/* Has nothing come of it since the log was told? */
+static bool
+is_failing(const CpOrder *order)
+{
+	return complained[order->pool] == order->pool_generation;
+}
+
+/* One line in the log for each outage of a pool; the view tells of every attempt. */
+static void
+complain(const CpOrder *order, int sqlstate, const char *message)
+{
+	CpPoolInfo *info;
+
+	if (is_failing(order))
+		return;
+	info = palloc(sizeof(CpPoolInfo));
+	if (cp_pool_read(order->pool, info))
+		ereport(LOG,
+				(errcode(sqlstate != 0 ? sqlstate : CP_ERRCODE_UNREACHABLE),
+				 errmsg("could not open a connection of pool \"%s\" ahead of demand",
+						info->name),
+				 errdetail_internal("%s", message),
+				 errhint("This is tried again; see the view conpool.pools.")));
+	complained[order->pool] = order->pool_generation;
+}
+
+/* min_size cannot be reached: the broker comes again after a while. */
+static void
+give_up_job(Job *job, int sqlstate, const char *message)
+{
+	const CpOrder *order = job->order;
+
+	cp_pool_upkeep_failed(order->pool, order->pool_generation, sqlstate, message);
+	complain(order, sqlstate, message);
+	close_job(job);
+}
+
+/* The place is free again; whoever lacked a permit may have one now. */
+static void
+leave_attempt(Attempt *a)
+{
+	dlist_iter i;
+
+	leave_job(a->job);
+	memset(a, 0, sizeof(*a));
+	dlist_foreach(i, &jobs)
+	{
+		dlist_container(Job, node, i.cur)->retry_at = 0;
+	}
+}
+
+/* Nothing is left of the connection: the permit goes on. */
+static void
+attempt_ended(Attempt *a)
+{
+	cp_pool_connect_ended(a->slot, a->generation);
+	leave_attempt(a);
+}
+
+/* Ends a connection that nobody else has, whole or half-open. */
+static void
+end_attempt(Attempt *a)
+{
+	int rest = cp_remote_end(a->remote);
+
+	a->remote = NULL;
+	if (rest < 0)
+	{
+		attempt_ended(a);
+		return;
+	}
+	a->state = ATTEMPT_ENDING;
+	a->sock = rest;
+	a->events = WL_SOCKET_READABLE;
+	a->ready = false;
+	a->until = a->deadline = cp_deadline(cp_now(), EOF_TIMEOUT);
+}
+
+/* A connection that is open is of no use to the pool. */
+static void
+reject(Attempt *a, const char *message)
+{
+	give_up_job(a->job, 0, message);
+	end_attempt(a);
+}
+
+/* There will be no connection. */
+static void
+fail(Attempt *a, CpFailure what, int sqlstate, const char *message)
+{
+	(void) cp_pool_connect_failed(a->slot, a->generation, what, sqlstate, message, a->begun);
+	give_up_job(a->job, sqlstate, message);
+	end_attempt(a);
+}
+
+/* ---- donating -------------------------------------------------------------- */
+
+/*
+ * Gives the broker a duplicate of the socket; a full backlog is tried again
+ * later.
+ */
+static void
+offer(Attempt *a)
+{
+	CpVaultRequest request = {0};
+	CpVaultStatus status;
+
+	request.op = CP_VAULT_DONATE;
+	request.slot = a->slot;
+	request.generation = a->generation;
+	request.epoch = cp_shmem_broker_epoch();
+	a->events = 0;
+	/* from here on somebody else may have it, whatever goes wrong */
+	a->remote->shared = true;
+	a->sock = cp_vault_client_send(&request, PQsocket(a->remote->conn), &a->remote->greeting,
+								   0, false, &status);
+	if (a->sock >= 0)
+	{
+		a->state = ATTEMPT_OFFERED;
+		a->events = WL_SOCKET_READABLE;
+		a->until = a->deadline = cp_deadline(cp_now(), VAULT_TIMEOUT);
+	}
+	else if (status == CP_VAULT_TIMEOUT && cp_now() < a->deadline)
+		a->until = cp_deadline(cp_now(), VAULT_PAUSE);
+	else
+		reject(a, "could not hand a connection over to conpool's broker");
+}
+
+/*
+ * It is not known whether the broker has the connection, and so perhaps
+ * somebody a lease on it: nothing may be said on it.  If the broker has not taken
+ * it by now, it never will, and the remote sees the end of file.
+ */
+static void
+leave_in_doubt(Attempt *a)
+{
+	cp_remote_let_go(a->remote);
+	give_up_job(a->job, 0, "conpool's broker did not answer");
+	attempt_ended(a);
+}
+
+static void
+read_answer(Attempt *a, CpTime now)
+{
+	switch (cp_vault_client_reply(a->sock, NULL, NULL, 0, false))
+	{
+		case CP_VAULT_OK:
+			cp_remote_let_go(a->remote);
+			complained[a->job->order->pool] = 0;
+			leave_attempt(a);
+			break;
+		case CP_VAULT_PENDING:
+			if (now < a->deadline)
+				break;
+			close(a->sock);
+			leave_in_doubt(a);
+			break;
+		case CP_VAULT_REFUSED:
+			reject(a, "conpool's broker did not take a connection");
+			break;
+		default:
+			leave_in_doubt(a);
+	}
+}
+
+/* ---- connecting ------------------------------------------------------------ */
+
+static void
+connected(Attempt *a, bool has_greeting)
+{
+	CpRemote *remote = a->remote;
+	CpConnected info = {0};
+	char address[CP_ADDRESS_LEN];
+
+	if (a->job->order->password_required && !remote->used_password)
+	{
+		/* as in borrow.c: the server's own identity is not lent to users */
+		fail(a, CP_FAILURE_LOCAL, ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
+			 "password is required: the remote server did not ask for one");
+		return;
+	}
+
+	cp_remote_address(remote, address, sizeof(address));
+	info.remote_pid = PQbackendPID(remote->conn);
+	info.remote_address = address;
+	info.encrypted = remote->encrypted;
+	info.unshared = remote->encrypted || !has_greeting;
+	info.connect_time = cp_now() - a->begun;
+	a->job->proven = true;
+	/* the remote has answered, even if nothing can be done with the connection */
+	cp_pool_dialed(a->slot, a->generation, &info);
+
+	if (remote->encrypted)
+		reject(a, "connections are encrypted and cannot be kept ahead of demand");
+	else if (!has_greeting)
+		reject(a, "what the remote server says when a session begins cannot be passed on");
+	else
+	{
+		a->state = ATTEMPT_OFFERING;
+		a->deadline = cp_deadline(cp_now(), VAULT_TIMEOUT);
+		offer(a);
+	}
+}
+
+static void
+connect_failed(Attempt *a, bool timed_out)
+{
+	char *message;
+	int sqlstate;
+	CpFailure what = cp_message_connect_failure(a->remote, timed_out, &sqlstate, &message);
+
+	fail(a, what, sqlstate, message);
+}
+
+/* Goes as far as it can. */
+static void
+go_on_connecting(Attempt *a)
+{
+	CpConnectStatus status;
+
+	status = cp_remote_connect_step(a->remote, a->deadline, &a->events, &a->until);
+	switch (status)
+	{
+		case CP_CONNECT_GOING:
+			a->sock = PQsocket(a->remote->conn);
+			a->until = cp_earlier(a->until, a->deadline);
+			break;
+		case CP_CONNECT_OK:
+		case CP_CONNECT_NO_GREETING:
+			connected(a, status == CP_CONNECT_OK);
+			break;
+		case CP_CONNECT_FAILED:
+		case CP_CONNECT_TIMEOUT:
+			connect_failed(a, status == CP_CONNECT_TIMEOUT);
+			break;
+	}
+}
+
+/* The remote is to see the end before the slot is free. */
+static void
+await_end(Attempt *a, CpTime now)
+{
+	char buffer[1024];
+	ssize_t n;
+
+	do
+		n = recv(a->sock, buffer, sizeof(buffer), 0);
+	while (n < 0 && errno == EINTR);
+	if ((n > 0 || (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))) && now < a->deadline)
+		return;
+	shutdown(a->sock, SHUT_RDWR);
+	close(a->sock);
+	attempt_ended(a);
+}
+
+static void
+go_on(Attempt *a, CpTime now)
+{
+	a->ready = false;
+	switch (a->state)
+	{
+		case ATTEMPT_NONE:
+			break;
+		case ATTEMPT_CONNECTING:
+			go_on_connecting(a);
+			break;
+		case ATTEMPT_OFFERING:
+			offer(a);
+			break;
+		case ATTEMPT_OFFERED:
+			read_answer(a, now);
+			break;
+		case ATTEMPT_ENDING:
+			await_end(a, now);
+			break;
+	}
+}
+
+/* A place for one more attempt; NULL if there is none for this job now. */
+static Attempt *
+place_for(const Job *job)
+{
+	Attempt *place = NULL;
+	int failing = 0;
+
+	/* the list is one of its users */
+	if (job->users > (job->proven ? MAX_ATTEMPTS_OF_JOB : 1))
+		return NULL;
+	for (int i = 0; i < MAX_ATTEMPTS; i++)
+	{
+		Attempt *a = &attempts[i];
+
+		if (a->state == ATTEMPT_NONE)
+			place = a;
+		else if (is_failing(a->job->order))
+			failing++;
+	}
+	return is_failing(job->order) && failing >= MAX_FAILING_ATTEMPTS ? NULL : place;
+}
+
+/* Begins a connect if the pool permits it; false if not, or not now. */
+static bool
+begin_attempt(Job *job, CpTime now)
+{
+	const CpOrder *order = job->order;
+	Attempt *a = place_for(job);
+	const char *error;
+	uint64 generation;
+	int slot;
+
+	if (a == NULL || now < job->retry_at)
+		return false;
+	switch (cp_pool_dial(order->pool, order->pool_generation, &order->fingerprint,
+						 &slot, &generation))
+	{
+		case CP_DIAL_LATER:
+			job->retry_at = cp_deadline(now, RETRY_PAUSE);
+			return false;
+		case CP_DIAL_NEEDLESS:
+			close_job(job);
+			return false;
+		case CP_DIAL_OK:
+			break;
+	}
+
+	a->state = ATTEMPT_CONNECTING;
+	a->slot = slot;
+	a->generation = generation;
+	a->job = job;
+	job->users++;
+	a->begun = cp_now();
+	a->deadline = cp_deadline(a->begun, order->connect_timeout);
+	if (job->unresolved != NULL)
+	{
+		fail(a, CP_FAILURE_UNREACHABLE, 0, job->unresolved);
+		return true;
+	}
+	a->remote = cp_remote_start(job->keywords, job->values, &error);
+	if (a->remote == NULL)
+		fail(a, CP_FAILURE_LOCAL, ERRCODE_INSUFFICIENT_RESOURCES, error);
+	else
+		go_on_connecting(a);
+	return true;
+}
+
+/* ---- addresses ------------------------------------------------------------- */
+
+/* Goes on with looking up a host's name; the job's context is the current one. */
+static void
+look_up(Job *job, Host *host, CpTime now)
+{
+	const char *name = host->given.host;
+	const char *error = NULL;
+
+	if (host->lookup == NULL && now >= job->retry_at)
+	{
+		host->lookup = cp_resolver_start(name);
+		if (host->lookup == NULL)
+			job->retry_at = cp_deadline(now, RETRY_PAUSE);
+	}
+	if (host->lookup != NULL &&
+		cp_resolver_done(host->lookup, &host->addresses, &host->naddresses, &error))
+	{
+		host->lookup = NULL;
+		host->pending = false;
+		if (host->naddresses == 0)
+			job->unresolved = psprintf("could not translate host name \"%s\" to address: %s",
+									   name, error);
+	}
+	else if (now >= job->deadline)
+	{
+		if (host->lookup != NULL)
+			cp_resolver_abandon(host->lookup);
+		host->lookup = NULL;
+		host->pending = false;
+		job->unresolved = psprintf("timed out looking up host name \"%s\"", name);
+	}
+}
+
+/* How many entries the hosts make, each with one address. */
+static int
+count_entries(const Job *job)
+{
+	int n = 0;
+
+	for (int i = 0; i < job->nhosts; i++)
+		n += cp_host_is_name(&job->hosts[i].given) ? job->hosts[i].naddresses : 1;
+	return n;
+}
+
+/*
+ * Makes the options to connect with.  A host without an address is left out,
+ * unless none has any.  The names stay, for what is verified against them.
+ */
+static void
+make_options(Job *job)
+{
+	int n = count_entries(job);
+	CpHost *entries;
+	const char **keywords;
+	const char **values;
+	int to = 0;
+
+	job->resolved = true;
+	job->keywords = job->order->keywords;
+	job->values = job->order->values;
+	if (n == 0)
+		return;
+	job->unresolved = NULL;
+	entries = palloc(n * sizeof(CpHost));
+	for (int i = 0; i < job->nhosts; i++)
+	{
+		const Host *host = &job->hosts[i];
+
+		if (!cp_host_is_name(&host->given))
+			entries[to++] = host->given;
+		for (int j = 0; j < host->naddresses; j++)
+		{
+			entries[to] = host->given;
+			entries[to++].hostaddr = host->addresses[j];
+		}
+	}
+	cp_hosts_join(job->keywords, job->values, entries, n, NULL, &keywords, &values);
+	job->keywords = keywords;
+	job->values = values;
+}
+
+/* Goes on with looking up; false while a name is pending. */
+static bool
+has_addresses(Job *job, CpTime now)
+{
+	MemoryContext before;
+	bool pending = false;
+
+	if (job->resolved)
+		return true;
+	before = MemoryContextSwitchTo(job->context);
+	for (int i = 0; i < job->nhosts; i++)
+	{
+		if (job->hosts[i].pending)
+			look_up(job, &job->hosts[i], now);
+		pending |= job->hosts[i].pending;
+	}
+	if (!pending)
+	{
+		make_options(job);
+		job->retry_at = 0;
+	}
+	MemoryContextSwitchTo(before);
+	return job->resolved;
+}
+
+/* ---- the loop -------------------------------------------------------------- */
+
+/* In turns, so that no pool takes all places because it came first. */
+static void
+begin_attempts(CpTime now)
+{
+	dlist_mutable_iter i;
+	bool begun = true;
+
+	while (begun)
+	{
+		begun = false;
+		dlist_foreach_modify(i, &jobs)
+		{
+			Job *job = dlist_container(Job, node, i.cur);
+
+			if (has_addresses(job, now) && begin_attempt(job, now))
+				begun = true;
+		}
+	}
+}
+
+static void
+go_on_with_attempts(CpTime now)
+{
+	for (int i = 0; i < MAX_ATTEMPTS; i++)
+	{
+		Attempt *a = &attempts[i];
+
+		if (a->state != ATTEMPT_NONE && (a->ready || now >= a->until))
+			go_on(a, now);
+	}
+}
+
+/* When there is something to do even if nothing happens; notes if there is no work. */
+static CpTime
+next_deadline(CpTime now)
+{
+	CpTime next = CP_FOREVER;
+	bool idle = dlist_is_empty(&jobs);
+	dlist_iter i;
+
+	dlist_foreach(i, &jobs)
+	{
+		Job *job = dlist_container(Job, node, i.cur);
+
+		if (!job->resolved)
+			next = cp_earlier(next, job->deadline);
+		if (job->retry_at > now)
+			next = cp_earlier(next, job->retry_at);
+	}
+	for (int j = 0; j < MAX_ATTEMPTS; j++)
+	{
+		if (attempts[j].state == ATTEMPT_NONE)
+			continue;
+		idle = false;
+		next = cp_earlier(next, attempts[j].until);
+	}
+	if (listen_at > now)
+		next = cp_earlier(next, listen_at);
+	if (!idle)
+		idle_since = now;
+	return cp_earlier(next, cp_deadline(idle_since, IDLE_LIMIT));
+}
+
+/*
+ * The set is made anew for every wait: libpq may close a socket and get
+ * another one of the same number, and nothing can be taken out of a set.
+ */
+static WaitEventSet *
+make_wait_set(CpTime now)
+{
+	WaitEventSet *set = cp_create_wait_event_set(4 + MAX_ATTEMPTS);
+
+	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	AddWaitEventToSet(set, WL_SOCKET_READABLE, resolver_pipe, NULL, NULL);
+	if (now >= listen_at)
+		AddWaitEventToSet(set, WL_SOCKET_READABLE, listener, NULL, &order_is_there);
+	for (int i = 0; i < MAX_ATTEMPTS; i++)
+	{
+		Attempt *a = &attempts[i];
+
+		if (a->state != ATTEMPT_NONE && a->events != 0 && a->sock != PGINVALID_SOCKET)
+			AddWaitEventToSet(set, a->events, a->sock, NULL, &a->ready);
+	}
+	return set;
+}
+
+/* Waits, and notes what is ready. */
+static void
+wait_for_events(CpTime deadline)
+{
+	WaitEventSet *set = make_wait_set(cp_now());
+	WaitEvent events[4 + MAX_ATTEMPTS];
+	int n;
+
+	n = WaitEventSetWait(set, cp_timeout_ms(deadline), events, lengthof(events), CP_WAIT_EVENT);
+	FreeWaitEventSet(set);
+	/* before anything is looked at, so that what comes later is seen later */
+	ResetLatch(MyLatch);
+	cp_resolver_drain();
+	for (int i = 0; i < n; i++)
+	{
+		bool *ready = events[i].user_data;
+
+		if (ready != NULL)
+			*ready = true;
+	}
+}
+
+/* False: there has been no work for long enough. */
+static bool
+turn(void)
+{
+	CpTime now = cp_now();
+	CpTime deadline;
+
+	if (order_is_there)
+		accept_order(now);
+	go_on_with_attempts(now);
+	begin_attempts(now);
+	deadline = next_deadline(now);
+	if (now >= cp_deadline(idle_since, IDLE_LIMIT))
+		return false;
+	wait_for_events(deadline);
+	MemoryContextReset(turn_context);
+	return true;
+}
+
+/* ---- life ------------------------------------------------------------------ */
+
+/* Ends one of those under way without waiting, and gives its permit back. */
+static void
+end_now(Attempt *a)
+{
+	switch (a->state)
+	{
+		case ATTEMPT_NONE:
+			return;
+		case ATTEMPT_CONNECTING:
+			(void) cp_pool_connect_failed(a->slot, a->generation, CP_FAILURE_CANCEL, 0, NULL,
+										  a->begun);
+			a->sock = cp_remote_end(a->remote);
+			break;
+		case ATTEMPT_OFFERING:
+			a->sock = cp_remote_end(a->remote);
+			break;
+		case ATTEMPT_OFFERED:
+			/* the broker may have it by now */
+			cp_remote_let_go(a->remote);
+			break;
+		case ATTEMPT_ENDING:
+			break;
+	}
+	a->state = ATTEMPT_NONE;
+	if (a->sock >= 0)
+		close(a->sock);
+	cp_pool_connect_ended(a->slot, a->generation);
+}
+
+/* What has not been set up yet is found empty. */
+static void
+dialer_exit(int code, Datum arg)
+{
+	uint32 own_pid = (uint32) MyProcPid;
+
+	dlist_mutable_iter i;
+
+	LWLockReleaseAll();
+	if (pg_atomic_compare_exchange_u32(&cp_shared->dialer_pid, &own_pid, 0))
+		cp_handover_unlink();
+	for (int n = 0; n < MAX_ATTEMPTS; n++)
+		end_now(&attempts[n]);
+	dlist_foreach_modify(i, &jobs)
+		close_job(dlist_container(Job, node, i.cur));
+}
+
+static void
+set_up(void)
+{
+	uint32 nobody = 0;
+
+	dialer_context = AllocSetContextCreate(TopMemoryContext, "conpool dialer",
+										   ALLOCSET_DEFAULT_SIZES);
+	turn_context = AllocSetContextCreate(dialer_context, "conpool dialer turn",
+										 ALLOCSET_SMALL_SIZES);
+	complained = MemoryContextAllocZero(dialer_context,
+										cp_shared->max_pools * sizeof(uint64));
+	MemoryContextSwitchTo(turn_context);
+
+	resolver_pipe = cp_resolver_init();
+	if (resolver_pipe < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not create a pipe: %m")));
+	listener = cp_handover_listen();
+	if (listener < 0)
+		ereport(ERROR,
+				(errcode_for_socket_access(),
+				 errmsg("could not listen on the socket of conpool's dialer: %m")));
+	/* from here on readers come */
+	if (!pg_atomic_compare_exchange_u32(&cp_shared->dialer_pid, &nobody, (uint32) MyProcPid))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("another dialer of conpool was started at the same time")));
+	cp_shmem_wake_broker();
+	idle_since = cp_now();
+}
+
+/*
+ * Exit code 0 whenever it goes by itself: the broker starts it when it is
+ * wanted.
+ */
+void
+cp_dialer_main(Datum arg)
+{
+	before_shmem_exit(dialer_exit, 0);
+
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	pqsignal(SIGHUP, SIG_IGN);
+	pqsignal(SIGINT, SIG_IGN);
+	BackgroundWorkerUnblockSignals();
+
+	/* its socket is in use, and so would be gone */
+	if (pg_atomic_read_u32(&cp_shared->dialer_pid) != 0)
+		return;
+	set_up();
+	while (!ShutdownRequestPending && turn())
+		;
+}

@@ -1,0 +1,50 @@
+-- A database with version 1.0 of the extension works with this library, and is updated.
+SELECT current_database() AS test_database, host, port FROM test.remote \gset
+CREATE DATABASE regress_update TEMPLATE template0;
+\c regress_update
+CREATE EXTENSION conpool VERSION '1.0';
+CREATE SERVER s FOREIGN DATA WRAPPER conpool OPTIONS (host :'host', port :'port', dbname 'conpool_remote', idle_timeout '1h');
+CREATE USER MAPPING FOR CURRENT_USER SERVER s OPTIONS (user 'regress_remote', password 'remote-secret');
+
+-- 1.0: its views have the columns they had
+SELECT conpool.exec('s', 'SELECT 1');
+SELECT conpool.checkout('s', 'session') AS lease \gset
+SELECT attrelid::regclass AS view, count(*) AS columns FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+ WHERE relnamespace = 'conpool'::regnamespace AND attnum > 0 GROUP BY 1 ORDER BY 1;
+SELECT server, database, role, max_size, size, leased, broker FROM conpool.pools WHERE database = current_database();
+SELECT server, state, uses, encrypted, pid = pg_backend_pid() AS mine FROM conpool.connections WHERE database = current_database();
+SELECT server, checkouts, connects, leaks, stats_reset <= now() AS since FROM conpool.stat_pools WHERE database = current_database();
+SELECT count(*) FROM conpool.leases WHERE database = current_database();
+SELECT count(*) FROM conpool.waiters WHERE database = current_database();
+SELECT count(*) FROM conpool.leaks WHERE database = current_database();
+SELECT conpool.pause('s');
+PREPARE pools AS SELECT server, size FROM conpool.pools WHERE database = current_database();
+EXECUTE pools;
+
+-- what depends on a view that changes stops the update
+CREATE VIEW mine AS SELECT server, size FROM conpool.pools;
+\set SHOW_CONTEXT never
+ALTER EXTENSION conpool UPDATE;
+\set SHOW_CONTEXT errors
+SELECT extversion FROM pg_extension WHERE extname = 'conpool';
+DROP VIEW mine;
+ALTER EXTENSION conpool UPDATE TO '1.1';
+SELECT extversion FROM pg_extension WHERE extname = 'conpool';
+
+-- 1.1: the lease and its connection are still there
+SELECT conpool.exec(:lease, 'SELECT 1');
+SELECT conpool.checkin(:lease);
+EXECUTE pools;
+SELECT server, min_size, max_size, effective_max_size, idle_timeout, server_size, paused, dropped, breaker FROM conpool.pools
+ WHERE database = current_database();
+SELECT server, checked_at >= opened_at AS checked, expires_at > opened_at AS expires FROM conpool.connections WHERE database = current_database();
+SELECT server, checkouts, connects, checkout_failures, refused, dials, breaker_opened FROM conpool.stat_pools WHERE database = current_database();
+SELECT conpool.pause('s'), conpool.resume('s');
+SELECT conpool.close_idle('s');
+SELECT conpool.exec('s', 'SELECT 1');
+SELECT bool_and(has_table_privilege('public', oid, 'SELECT')) AS public_selects FROM pg_class WHERE relnamespace = 'conpool'::regnamespace AND relkind = 'v';
+
+DROP EXTENSION conpool CASCADE;
+\c :test_database
+DROP DATABASE regress_update;
+SELECT test.at_rest();
