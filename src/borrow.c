@@ -347,20 +347,41 @@ throw_not_fetched(CpLease *lease, CpTarget *target, CpTime deadline)
 }
 
 /*
+ * While this session waited, or tried in vain, the options may have been changed.
+ * If so it asks anew, with the present ones; true then.
+ */
+static bool
+follow_definition(CpLease *lease, CpCheckout *c, CpTarget **target)
+{
+	CpFingerprint fingerprint = (*target)->fingerprint;
+	CpPoolKey key = (*target)->key;
+
+	*target = cp_target_again(*target);
+	c->options = &(*target)->options;
+	c->fingerprint = (*target)->fingerprint;
+	if (memcmp(&key, &(*target)->key, sizeof(key)) == 0 &&
+		memcmp(&fingerprint, &c->fingerprint, sizeof(fingerprint)) == 0)
+		return false;
+	cp_lease_set_target(lease, *target);
+	return true;
+}
+
+/*
  * The attempt has failed, or has taken too long.  Returns if another connection
  * may come free for this caller, who then asks for it; throws otherwise.
  */
 static void
-end_failed_connect(CpLease *lease, CpTarget *target, bool timed_out)
+end_failed_connect(CpLease *lease, CpCheckout *c, CpTarget **current, bool timed_out)
 {
 	int sqlstate;
 	char *message;
 	CpFailure what = cp_message_connect_failure(lease->remote, timed_out, &sqlstate, &message);
+	CpTarget *target;
 	bool may_wait;
 
-	if (timed_out)
-		message = psprintf(_("The remote server did not answer within %d ms."),
-						   target->options.connect_timeout);
+	if (follow_definition(lease, c, current))
+		what = CP_FAILURE_OUTDATED;
+	target = *current;
 	may_wait = cp_pool_connect_failed(lease->slot, lease->generation, what, sqlstate, message,
 									  lease->requested_at);
 	give_up(lease);
@@ -394,7 +415,7 @@ check_password_used(CpLease *lease, CpTarget *target)
 {
 	if (!target->password_required || lease->remote->used_password)
 		return;
-	cp_pool_connect_failed(lease->slot, lease->generation, CP_FAILURE_LOCAL, 0, NULL,
+	cp_pool_connect_failed(lease->slot, lease->generation, CP_FAILURE_REFUSED, 0, NULL,
 						   lease->requested_at);
 	give_up(lease);
 	ereport(ERROR,
@@ -453,8 +474,9 @@ start_connect(CpLease *lease, const CpTarget *target)
  * but the caller may wait for another one.
  */
 static bool
-open_connection(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
+open_connection(CpLease *lease, CpCheckout *c, CpTarget **current, CpTime deadline)
 {
+	CpTarget *target = *current;
 	CpTime start = cp_now();
 	CpTime limit = cp_earlier(deadline, cp_deadline(start, target->options.connect_timeout));
 	CpConnectStatus status;
@@ -467,7 +489,7 @@ open_connection(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline
 		throw_out_of_time(lease, target);
 	if (status == CP_CONNECT_FAILED || status == CP_CONNECT_TIMEOUT)
 	{
-		end_failed_connect(lease, target, status == CP_CONNECT_TIMEOUT);
+		end_failed_connect(lease, c, current, status == CP_CONNECT_TIMEOUT);
 		return false;
 	}
 	check_password_used(lease, target);
@@ -602,8 +624,8 @@ static void
 find_pool(CpTarget *target)
 {
 	if (target->pool == CP_NONE)
-		target->pool = cp_pool_find(&target->key, target->name, &target->options,
-									&target->pool_generation);
+		target->pool = cp_pool_find(&target->key, target->name, target->uncommitted,
+									&target->options, &target->pool_generation);
 }
 
 /* Asks for a lease or a permit, and waits as long as it takes. */
@@ -708,7 +730,9 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 		lease->connecting = grant == CP_GRANT_PERMIT;
 		if (grant == CP_GRANT_PERMIT)
 		{
-			if (open_connection(lease, &c, target, deadline))
+			if (follow_definition(lease, &c, &target))
+				give_up(lease);
+			else if (open_connection(lease, &c, &target, deadline))
 				break;
 			c.again = true;
 			continue;
@@ -721,12 +745,13 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 			cp_pool_give_up(&c);
 			throw_not_fetched(lease, target, deadline);
 		}
-		cp_pool_discard(&c);
+		/* a check that ended with the caller's own time has proven nothing */
+		cp_pool_discard(&c, !c.suspect || cp_now() < deadline);
 		c.again = true;
 	}
 	lease->wants_primary = wants_primary(target);
 	lease->obtained_at = cp_now();
-	cp_pool_set_sql(lease->slot, statement_to_show());
+	cp_pool_set_sql(lease->slot, lease->generation, statement_to_show());
 }
 
 /* ---- giving back -------------------------------------------------------- */
@@ -804,6 +829,8 @@ tell_pool(CpLease *lease, CpDisposition disposition, bool in_transaction, bool *
 		.in_transaction = in_transaction,
 		.changes = changes_to_reset(lease, disposition),
 		.mid_protocol = lease->busy,
+		.broken = lease->busy ||
+			(lease->remote != NULL && PQstatus(lease->remote->conn) != CONNECTION_OK),
 		.usage = lease->usage,
 	};
 

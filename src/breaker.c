@@ -31,8 +31,7 @@ cp_breaker_backoff(int n)
 bool
 cp_breaker_allows(const CpBreaker *breaker, CpTime now)
 {
-	return breaker->state == CP_BREAKER_CLOSED ||
-		(breaker->state == CP_BREAKER_OPEN && now >= breaker->next_attempt);
+	return breaker->state == CP_BREAKER_CLOSED || now >= breaker->next_attempt;
 }
 
 bool
@@ -42,21 +41,23 @@ cp_breaker_begins(CpBreaker *breaker, CpTime now)
 	if (breaker->state == CP_BREAKER_CLOSED)
 		return false;
 	breaker->state = CP_BREAKER_PROBING;
+	/* one without any time limit must not be the last one */
+	breaker->next_attempt = now + MAX_BACKOFF;
 	return true;
 }
 
-void
+bool
 cp_breaker_failed(CpBreaker *breaker, CpTime begun, CpTime now)
 {
-	bool is_old = breaker->state != CP_BREAKER_CLOSED && begun < breaker->since;
-
-	if (is_old)
-		return;
+	/* it tells what was known when the breaker opened, or has been disproved since */
+	if (begun < breaker->since)
+		return false;
 	if (breaker->state == CP_BREAKER_CLOSED)
 		breaker->since = now;
 	breaker->state = CP_BREAKER_OPEN;
 	breaker->failures++;
 	breaker->next_attempt = now + cp_breaker_backoff(breaker->failures);
+	return true;
 }
 
 void

@@ -14,7 +14,7 @@ typedef enum CpBreakerState
 {
 	CP_BREAKER_CLOSED, /* connects are tried as they are needed */
 	CP_BREAKER_OPEN,   /* none before next_attempt */
-	CP_BREAKER_PROBING /* one is under way, none beside it */
+	CP_BREAKER_PROBING /* one is under way, none beside it before next_attempt */
 } CpBreakerState;
 
 typedef struct CpBreaker
@@ -33,10 +33,10 @@ extern bool cp_breaker_begins(CpBreaker *breaker, CpTime now);
 
 /*
  * A connect that began at `begun` has failed, through the fault of the remote
- * or the network.  One that began before the breaker opened only counts as what
- * opened it.
+ * or the network.  False, and nothing has changed: it began before the breaker
+ * last opened or closed, and so tells nothing new.
  */
-extern void cp_breaker_failed(CpBreaker *breaker, CpTime begun, CpTime now);
+extern bool cp_breaker_failed(CpBreaker *breaker, CpTime begun, CpTime now);
 
 /* The remote has answered: it is there, whatever it said. */
 extern void cp_breaker_answered(CpBreaker *breaker, CpTime now);

@@ -425,8 +425,7 @@ turn(void)
 	/* nobody is to be brought in who would have to be sent away */
 	if (!stopping)
 		deadline = cp_earlier(deadline, cp_upkeep_turn(now));
-	if (pg_atomic_read_u32(&cp_shared->starved_pools) > 0)
-		cp_pool_relieve();
+	deadline = cp_earlier(deadline, cp_pool_relieve());
 	/* the pool wakes us for every task, those that come of this turn too */
 	wait_for_events(cp_earlier(deadline, next_tick));
 }

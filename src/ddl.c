@@ -59,7 +59,10 @@ scope_of_rename(const RenameStmt *statement)
 static CpDdlScope
 scope_of_transaction(const TransactionStmt *statement)
 {
-	return statement->kind == TRANS_STMT_COMMIT_PREPARED ? CP_DDL_ALL : CP_DDL_NONE;
+	return statement->kind == TRANS_STMT_COMMIT_PREPARED ||
+			statement->kind == TRANS_STMT_ROLLBACK_PREPARED ?
+		CP_DDL_ALL :
+		CP_DDL_NONE;
 }
 
 static CpDdlScope
@@ -120,10 +123,10 @@ transaction_ends(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT: /* it may have used what is not there any more */
 			cp_pool_mark_database(noticed == CP_DDL_ALL ? InvalidOid : MyDatabaseId);
 			noticed = CP_DDL_NONE;
 			break;
-		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			noticed = CP_DDL_NONE;
 			break;

@@ -61,6 +61,8 @@
 #define EOF_TIMEOUT 2000
 /* before a permit, or a thread, is asked for again */
 #define RETRY_PAUSE 1000
+/* between two looks whether the order for which a connect runs still holds */
+#define HOLDS_PAUSE 1000
 /* before the vault's backlog, while it is full, is tried again */
 #define VAULT_PAUSE 20
 /* before the listener is looked at again after it gave no order */
@@ -400,6 +402,12 @@ offer(Attempt *a)
 static void
 leave_in_doubt(Attempt *a)
 {
+	if (cp_pool_withdraw(a->slot, a->generation))
+	{
+		/* the broker will refuse it, so it is ours to end */
+		reject(a, "conpool's broker did not answer");
+		return;
+	}
 	cp_remote_let_go(a->remote);
 	give_up_job(a->job, 0, "conpool's broker did not answer");
 	attempt_ended(a);
@@ -441,7 +449,7 @@ connected(Attempt *a, bool has_greeting)
 	if (a->job->order->password_required && !remote->used_password)
 	{
 		/* as in borrow.c: the server's own identity is not lent to users */
-		fail(a, CP_FAILURE_LOCAL, ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
+		fail(a, CP_FAILURE_REFUSED, ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
 			 "password is required: the remote server did not ask for one");
 		return;
 	}
@@ -478,18 +486,35 @@ connect_failed(Attempt *a, bool timed_out)
 	fail(a, what, sqlstate, message);
 }
 
+/* Nobody wants the connection any longer, and perhaps another one in its place. */
+static void
+abandon(Attempt *a)
+{
+	(void) cp_pool_connect_failed(a->slot, a->generation, CP_FAILURE_OUTDATED, 0, NULL,
+								  a->begun);
+	close_job(a->job);
+	end_attempt(a);
+}
+
 /* Goes as far as it can. */
 static void
 go_on_connecting(Attempt *a)
 {
+	const CpOrder *order = a->job->order;
 	CpConnectStatus status;
 
+	if (!cp_pool_order_holds(order->pool, order->pool_generation, &order->fingerprint))
+	{
+		abandon(a);
+		return;
+	}
 	status = cp_remote_connect_step(a->remote, a->deadline, &a->events, &a->until);
 	switch (status)
 	{
 		case CP_CONNECT_GOING:
 			a->sock = PQsocket(a->remote->conn);
 			a->until = cp_earlier(a->until, a->deadline);
+			a->until = cp_earlier(a->until, cp_deadline(cp_now(), HOLDS_PAUSE));
 			break;
 		case CP_CONNECT_OK:
 		case CP_CONNECT_NO_GREETING:
@@ -866,7 +891,10 @@ end_now(Attempt *a)
 			break;
 		case ATTEMPT_OFFERED:
 			/* the broker may have it by now */
-			cp_remote_let_go(a->remote);
+			if (cp_pool_withdraw(a->slot, a->generation))
+				a->sock = cp_remote_end(a->remote);
+			else
+				cp_remote_let_go(a->remote);
 			break;
 		case ATTEMPT_ENDING:
 			break;

@@ -37,6 +37,15 @@ static CpTime exit_deadline = 0;
 
 /* ---- the list ----------------------------------------------------------- */
 
+void
+cp_lease_set_target(CpLease *lease, const CpTarget *target)
+{
+	strlcpy(lease->pool_name, target->name, sizeof(lease->pool_name));
+	lease->key = target->key;
+	lease->reset = target->options.reset;
+	lease->pool = target->pool;
+}
+
 static CpLease *
 new_lease(const CpTarget *target, CpScope scope, bool is_explicit)
 {
@@ -51,10 +60,7 @@ new_lease(const CpTarget *target, CpScope scope, bool is_explicit)
 	lease->is_explicit = is_explicit;
 	lease->nest_level = GetCurrentTransactionNestLevel();
 	lease->role = target->role;
-	strlcpy(lease->pool_name, target->name, sizeof(lease->pool_name));
-	lease->key = target->key;
-	lease->reset = target->options.reset;
-	lease->pool = target->pool;
+	cp_lease_set_target(lease, target);
 	lease->slot = CP_NONE;
 	lease->donation = -1;
 	lease->requested_at = cp_now();
@@ -465,9 +471,17 @@ cp_lease_statement_ends(CpLease *lease)
 	}
 }
 
+/* What was reclaimed would go on running remotely, though nobody hears of it. */
 void
 cp_lease_lost(CpLease *lease)
 {
+	bool reclaimed = is_reclaimed(lease);
+
 	lease->busy = true; /* it never came to an end: in doubt */
-	cp_borrow_return(lease, abort_deadline());
+	if (reclaimed && lease->remote != NULL)
+		(void) cp_remote_cancel(lease->remote, abort_deadline());
+	if (reclaimed)
+		end_lease(lease);
+	else
+		cp_borrow_return(lease, abort_deadline());
 }

@@ -75,6 +75,9 @@ extern CpLease *cp_lease_for_server(const char *server, bool *release);
  */
 extern CpLease *cp_lease_get(int64 id, bool must_be_usable, bool *release);
 
+/* What the lease is of: at first, and when that has changed since. */
+extern void cp_lease_set_target(CpLease *lease, const CpTarget *target);
+
 /* Throws 08003, saying who did it and when, if this session's lease was reclaimed. */
 extern void cp_lease_throw_if_reclaimed(uint64 id, const char *pool_name);
 
@@ -88,7 +91,10 @@ extern void cp_lease_checkin(CpLease *lease);
 extern void cp_lease_statement_begins(CpLease *lease);
 extern void cp_lease_statement_ends(CpLease *lease);
 
-/* The connection broke: ends it.  The lease, if explicit, stays as a husk. */
+/*
+ * The connection broke: ends it.  The lease stays as a husk, unless somebody has
+ * taken it away.
+ */
 extern void cp_lease_lost(CpLease *lease);
 
 /* How many connections of that pool this backend holds. */

@@ -33,8 +33,10 @@
 
 /* how far into the idle list we look for a connection adopted before */
 #define ADOPTED_SEARCH_DEPTH 64
-/* a remote silent for so long (microseconds) has failed, whoever gave up on it */
+/* a remote silent for so long (microseconds) has failed, whoever gave up on it ... */
 #define SILENCE (1 * USECS_PER_SEC)
+/* ... but not if they gave up so soon */
+#define HURRY (100 * INT64CONST(1000))
 /* for how long a ceiling stays lowered, at least (microseconds) */
 #define MIN_CEILING_TIME (1 * USECS_PER_SEC)
 /* by so many doublings its backoff begins later than that of a breaker */
@@ -125,7 +127,7 @@ cp_pool_unlock(int p, CpAftermath *after)
 	check_pool(p);
 	LWLockRelease(cp_shmem_pool_lock(p));
 	if (drained)
-		ConditionVariableBroadcast(&cp_pools[p].drained);
+		ConditionVariableBroadcast(&cp_shared->drained);
 
 	for (;;)
 	{
@@ -225,6 +227,9 @@ set_holder(CpSharedSlot *slot, int procno, CpTime now)
 	slot->in_transaction = false;
 	slot->changes = 0;
 	slot->mid_protocol = false;
+	SpinLockAcquire(&slot->mutex);
+	slot->sql[0] = '\0';
+	SpinLockRelease(&slot->mutex);
 }
 
 /* The first waiter gets a slot; it reads what without the lock. */
@@ -263,8 +268,10 @@ static void
 grant_permit(int p, int i)
 {
 	CpSharedPool *pool = &cp_pools[p];
+	CpSharedWaiter *w = &cp_waiters[pool->queue_head];
 
-	cp_slots[i].fingerprint = cp_waiters[pool->queue_head].fingerprint;
+	cp_slots[i].fingerprint = w->fingerprint;
+	cp_slots[i].own_options = w->wants_permit;
 	cp_pool_begin_connect(p, i);
 	grant(p, i, CP_WAITER_GRANTED_PERMIT, cp_slots[i].state_since);
 }
@@ -277,15 +284,34 @@ cp_pool_begin_connect(int p, int i)
 
 	Assert(cp_pool_size(pool) < pool->options.max_size);
 	cp_slot_set_state(i, CP_SLOT_CONNECTING);
-	if (cp_breaker_begins(&pool->breaker, cp_slots[i].state_since))
+	cp_slots[i].begun_at = cp_slots[i].state_since;
+	if (!cp_slots[i].own_options &&
+		cp_breaker_begins(&pool->breaker, cp_slots[i].state_since))
 		pool->prober = i;
+}
+
+/* Is there room to open one more, by the pool's own limits? */
+static bool
+has_room(const CpSharedPool *pool, CpTime now)
+{
+	return cp_pool_size(pool) < cp_pool_ceiling(pool, now) &&
+		pool->counts[CP_SLOT_CONNECTING] < pool->options.connect_concurrency;
 }
 
 bool
 cp_pool_may_open(const CpSharedPool *pool, CpTime now)
 {
-	return cp_pool_size(pool) < cp_pool_ceiling(pool, now) &&
-		pool->counts[CP_SLOT_CONNECTING] < pool->options.connect_concurrency &&
+	return has_room(pool, now) && cp_breaker_allows(&pool->breaker, now);
+}
+
+/*
+ * Does the breaker let the first waiter connect?  It knows nothing of the remote
+ * of one who comes with options of his own.
+ */
+static bool
+breaker_lets_first(const CpSharedPool *pool, CpTime now)
+{
+	return cp_waiters[pool->queue_head].wants_permit ||
 		cp_breaker_allows(&pool->breaker, now);
 }
 
@@ -321,8 +347,8 @@ is_to_refuse(int p, CpTime now)
 	CpSharedPool *pool = &cp_pools[p];
 	CpSharedWaiter *w = &cp_waiters[pool->queue_head];
 
-	return !cp_breaker_allows(&pool->breaker, now) &&
-		(w->wants_permit || !lives_elsewhere(p, &w->fingerprint, pool->queue_head));
+	return !breaker_lets_first(pool, now) &&
+		!lives_elsewhere(p, &w->fingerprint, pool->queue_head);
 }
 
 static void
@@ -350,8 +376,7 @@ make_room(int p, CpTime now, CpAftermath *after)
 	CpSharedPool *pool = &cp_pools[p];
 
 	if (cp_pool_size(pool) < cp_pool_ceiling(pool, now) ||
-		pool->counts[CP_SLOT_CLOSING] >= pool->waiting ||
-		!cp_breaker_allows(&pool->breaker, now))
+		pool->counts[CP_SLOT_CLOSING] >= pool->waiting || !breaker_lets_first(pool, now))
 		return;
 	for (int i = pool->idle_tail; i != CP_NONE; i = cp_slots[i].prev)
 	{
@@ -394,7 +419,7 @@ cp_pool_dispatch(int p, CpAftermath *after, const CpCheckout *own)
 			refuse(p, now);
 		else
 		{
-			if (!cp_pool_may_open(pool, now))
+			if (!has_room(pool, now) || !breaker_lets_first(pool, now))
 			{
 				make_room(p, now, after);
 				break;
@@ -518,7 +543,12 @@ cp_pool_set_options(int p, const CpPoolOptions *options, CpAftermath *after)
 	if (options->max_size < old.max_size)
 		shrink(pool, after);
 	if (options->max_server_size != old.max_server_size)
+	{
 		cp_server_set_limit(pool->server, options->max_server_size);
+		/* there may be more idle ones than that, in any pool */
+		pg_atomic_write_u32(&cp_shared->upkeep_wanted, 1);
+		after->wake_broker = true;
+	}
 	if (options->min_size > old.min_size)
 	{
 		cp_pool_look_after(pool);
@@ -589,6 +619,18 @@ take_back(int p, int i, CpTime wait, CpAftermath *after)
 		cp_slot_free(i, after);
 }
 
+/* Is what a waiter was granted still its own?  Somebody may have reclaimed it. */
+static bool
+has_grant(int p, int procno)
+{
+	CpSharedWaiter *w = &cp_waiters[procno];
+	CpSharedSlot *slot = &cp_slots[w->slot];
+
+	return slot->pool == p && slot->generation == w->generation &&
+		slot->holder_proc == procno &&
+		slot->state == (w->state == CP_WAITER_GRANTED_LEASE ? CP_SLOT_LEASED : CP_SLOT_CONNECTING);
+}
+
 void
 cp_pool_leave_queue(CpLeave why)
 {
@@ -597,7 +639,7 @@ cp_pool_leave_queue(CpLeave why)
 	CpSharedPool *pool;
 	CpAftermath after = {0};
 	int p = w->pool;
-	bool counted;
+	bool counted = false;
 
 	if (((volatile CpSharedWaiter *) w)->state == CP_WAITER_NONE)
 		return;
@@ -606,11 +648,12 @@ cp_pool_leave_queue(CpLeave why)
 	pool = &cp_pools[p];
 	if (w->state == CP_WAITER_QUEUED)
 		queue_unlink(pool, me);
+	else if (w->state == CP_WAITER_REFUSED || !has_grant(p, me))
+		counted = true;
 	else if (w->state == CP_WAITER_GRANTED_PERMIT)
 		cp_slot_free(w->slot, &after);
-	else if (w->state == CP_WAITER_GRANTED_LEASE)
+	else
 		take_back(p, w->slot, w->wait, &after);
-	counted = w->state == CP_WAITER_REFUSED;
 	w->state = CP_WAITER_NONE;
 	if (counted)
 		;
@@ -623,6 +666,14 @@ cp_pool_leave_queue(CpLeave why)
 }
 
 /* ---- opening ------------------------------------------------------------ */
+
+/* The remote is there, whatever it said. */
+static void
+has_answered(CpSharedPool *pool, CpTime now)
+{
+	cp_breaker_answered(&pool->breaker, now);
+	pool->silent_since = 0;
+}
 
 /* What is known of a connection once it is open. */
 void
@@ -639,7 +690,9 @@ cp_pool_set_connection(int i, const CpConnected *info, CpTime now)
 		pool->unshared++;
 	slot->opened_at = slot->checked_at = now;
 	cp_stats_connect(&pool->stats, info->connect_time);
-	cp_breaker_answered(&pool->breaker, now);
+	if (slot->own_options)
+		return;
+	has_answered(pool, now);
 	if (now >= pool->ceiling_until)
 		pool->ceiling_failures = 0;
 }
@@ -714,13 +767,35 @@ lower_ceiling(CpSharedPool *pool, CpTime now)
 }
 
 static void
-trip_breaker(CpSharedPool *pool, CpTime begun, CpTime now)
+trip_breaker(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now)
 {
-	if (pool->breaker.state == CP_BREAKER_CLOSED)
+	bool was_closed = pool->breaker.state == CP_BREAKER_CLOSED;
+
+	if (!cp_breaker_failed(&pool->breaker, slot->state_since, now))
+		return;
+	if (was_closed)
 		pool->stats.breaker_opened++;
-	cp_breaker_failed(&pool->breaker, begun, now);
+	pool->failed = slot->fingerprint;
 	/* the dialer tries as soon as the breaker lets it */
 	cp_pool_look_after(pool);
+}
+
+/*
+ * Somebody lost patience with the remote before it had answered.  Callers whose
+ * own time is short must not be what keeps the breaker closed, nor open it
+ * because they are in a hurry.
+ */
+static void
+learn_from_silence(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now)
+{
+	if (now - slot->state_since < HURRY)
+		return;
+	if (pool->silent_since == 0)
+		pool->silent_since = slot->state_since;
+	if (now - pool->silent_since < SILENCE)
+		return;
+	cp_problem_note(&pool->problem, 0, "the remote server did not answer in time", now);
+	trip_breaker(pool, slot, now);
 }
 
 /* What the pool learns from a connect that failed. */
@@ -731,25 +806,26 @@ learn_from_failure(CpSharedPool *pool, const CpSharedSlot *slot, CpFailure what,
 	switch (what)
 	{
 		case CP_FAILURE_UNREACHABLE:
-			trip_breaker(pool, slot->state_since, now);
+			trip_breaker(pool, slot, now);
 			break;
 		case CP_FAILURE_ROOM:
-			cp_breaker_answered(&pool->breaker, now);
+			has_answered(pool, now);
 			lower_ceiling(pool, now);
 			break;
 		case CP_FAILURE_LOGIN:
-			cp_breaker_answered(&pool->breaker, now);
+			has_answered(pool, now);
 			if (others_live)
 				lower_ceiling(pool, now);
 			break;
+		case CP_FAILURE_REFUSED:
+			has_answered(pool, now);
+			break;
 		case CP_FAILURE_TIMEOUT:
-			if (now - slot->state_since < SILENCE)
-				break;
-			cp_problem_note(&pool->problem, 0, "the remote server did not answer in time", now);
-			trip_breaker(pool, slot->state_since, now);
+		case CP_FAILURE_CANCEL:
+			learn_from_silence(pool, slot, now);
 			break;
 		case CP_FAILURE_LOCAL:
-		case CP_FAILURE_CANCEL:
+		case CP_FAILURE_OUTDATED:
 			break;
 	}
 }
@@ -772,12 +848,14 @@ cp_pool_connect_failed(int slot, uint64 generation, CpFailure what, int sqlstate
 {
 	CpSharedSlot *s = &cp_slots[slot];
 	int p = cp_pool_lock_of(slot, generation);
-	bool is_remotes = what == CP_FAILURE_UNREACHABLE || what == CP_FAILURE_ROOM ||
-		what == CP_FAILURE_LOGIN;
+	bool is_remotes = (what == CP_FAILURE_UNREACHABLE || what == CP_FAILURE_ROOM ||
+					   what == CP_FAILURE_LOGIN) &&
+		!s->own_options;
 	CpTime now = cp_now();
 	CpAftermath after = {0};
 	CpSharedPool *pool;
 	bool others_live;
+	bool may_wait;
 
 	if (p == CP_NONE)
 		return false;
@@ -785,18 +863,18 @@ cp_pool_connect_failed(int slot, uint64 generation, CpFailure what, int sqlstate
 	pool = &cp_pools[p];
 	others_live = is_remotes &&
 		lives_elsewhere(p, &s->fingerprint, cp_shmem_my_proc());
+	may_wait = others_live || what == CP_FAILURE_OUTDATED;
 	if (what != CP_FAILURE_CANCEL)
 		pool->stats.connect_failures++;
-	if (is_remotes || what == CP_FAILURE_TIMEOUT)
-		pool->failed = s->fingerprint;
 	if (is_remotes)
 		cp_problem_note(&pool->problem, sqlstate, message, now);
-	learn_from_failure(pool, s, what, others_live, now);
-	if (!others_live && !s->ahead)
+	if (!s->own_options)
+		learn_from_failure(pool, s, what, others_live, now);
+	if (!may_wait && !s->ahead)
 		count_failure(&pool->stats, what, now - since);
 	cp_pool_dispatch(p, &after, NULL);
 	cp_pool_unlock(p, &after);
-	return others_live;
+	return may_wait;
 }
 
 void
@@ -825,7 +903,7 @@ retire_slot(int i, CpAftermath *after)
 }
 
 void
-cp_pool_discard(CpCheckout *c)
+cp_pool_discard(CpCheckout *c, bool is_dead)
 {
 	CpSharedPool *pool = &cp_pools[c->pool];
 	CpAftermath after = {0};
@@ -835,7 +913,8 @@ cp_pool_discard(CpCheckout *c)
 	cp_stats_undo_checkout(&pool->stats, c->wait);
 	c->wait = 0;
 	pool->stats.discarded++;
-	cp_pool_suspect(pool, cp_now(), &after);
+	if (is_dead)
+		cp_pool_suspect(pool, cp_now(), &after);
 	retire_slot(c->slot, &after);
 	cp_pool_dispatch(c->pool, &after, NULL);
 	cp_pool_unlock(c->pool, &after);
@@ -869,9 +948,9 @@ add_usage(CpPoolStats *stats, const CpUsage *usage)
 }
 
 /*
- * Is the connection to be closed though nothing is wrong with it?  The pool may
- * have been made smaller, another one may need the place more, or it is to be
- * replaced.
+ * Is the connection to be closed though nothing is wrong with it?  The pool or
+ * its server may have been made smaller, another pool may need the place more, or
+ * it is to be replaced.
  */
 bool
 cp_slot_must_go(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now)
@@ -881,19 +960,18 @@ cp_slot_must_go(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now)
 		pool->must_give--;
 		return true;
 	}
-	if (now >= cp_slot_expires_at(pool, slot))
-		pool->stats.expired++;
-	return cp_pool_is_oversized(pool) || cp_slot_is_outdated(pool, slot, now);
+	return cp_pool_is_oversized(pool) || cp_server_is_oversized(pool->server) ||
+		cp_slot_is_outdated(pool, slot) || cp_slot_expires(pool, slot, now);
 }
 
 /* What the pool learns from how a lease ended. */
 static void
-learn_from_usage(CpSharedPool *pool, CpSharedSlot *slot, const CpUsage *usage,
-				 CpTime now, CpAftermath *after)
+learn_from_usage(CpSharedPool *pool, CpSharedSlot *slot, const CpCheckin *c, CpTime now,
+				 CpAftermath *after)
 {
-	if (usage->discarded > 0)
+	if (c->broken)
 		cp_pool_suspect(pool, now, after);
-	else if (usage->queries > 0)
+	else if (c->usage.queries > 0)
 		slot->checked_at = now;
 }
 
@@ -960,7 +1038,7 @@ cp_pool_checkin(CpCheckin *c)
 	c->was_leak = slot->leak_reported;
 	now = cp_now();
 	add_usage(&pool->stats, &c->usage);
-	learn_from_usage(pool, slot, &c->usage, now, &after);
+	learn_from_usage(pool, slot, c, now, &after);
 	cp_stats_checkin(&pool->stats, now - slot->leased_at);
 	dispose(c, pool, now, &after);
 	cp_pool_dispatch(p, &after, NULL);
@@ -997,7 +1075,7 @@ cp_pool_statement_ends(int slot, uint64 generation)
 }
 
 void
-cp_pool_set_sql(int slot, const char *sql)
+cp_pool_set_sql(int slot, uint64 generation, const char *sql)
 {
 	CpSharedSlot *s = &cp_slots[slot];
 	int len = sql ? (int) strnlen(sql, CP_SQL_LEN) : 0;
@@ -1005,9 +1083,13 @@ cp_pool_set_sql(int slot, const char *sql)
 	if (len >= CP_SQL_LEN)
 		len = pg_mbcliplen(sql, len, CP_SQL_LEN - 1);
 	SpinLockAcquire(&s->mutex);
-	if (len > 0)
-		memcpy(s->sql, sql, len);
-	s->sql[len] = '\0';
+	/* reclaimed, it is another's, who clears the text before he stores his own */
+	if (cp_pool_generation(slot) == generation)
+	{
+		if (len > 0)
+			memcpy(s->sql, sql, len);
+		s->sql[len] = '\0';
+	}
 	SpinLockRelease(&s->mutex);
 }
 

@@ -14,10 +14,11 @@
 /* ---- finding pools ---- */
 
 /*
- * The pool of that key, made if it is not there.  Returns its index and
+ * The pool of that key, made if it is not there.  Its name is the others' too,
+ * and stays as it is if the caller's is uncommitted.  Returns its index and
  * generation; CP_OVERFLOW_POOL when no place is to be had, even by evicting.
  */
-extern int cp_pool_find(const CpPoolKey *key, const char *name,
+extern int cp_pool_find(const CpPoolKey *key, const char *name, bool uncommitted,
 						const CpPoolOptions *options, uint64 *generation);
 
 /* ---- checkout ---- */
@@ -95,7 +96,9 @@ typedef enum CpFailure
 	CP_FAILURE_UNREACHABLE, /* the remote's, or the network's: trips the breaker */
 	CP_FAILURE_ROOM,		/* the remote has no room for one more */
 	CP_FAILURE_LOGIN,		/* it does not let us in */
-	CP_FAILURE_LOCAL,		/* refused by ourselves, or out of descriptors */
+	CP_FAILURE_REFUSED,		/* it does, but we do not take the connection */
+	CP_FAILURE_LOCAL,		/* out of descriptors or memory */
+	CP_FAILURE_OUTDATED,	/* the options have been changed meanwhile */
 	CP_FAILURE_TIMEOUT,		/* checkout_timeout ran out meanwhile */
 	CP_FAILURE_CANCEL		/* the local session was interrupted */
 } CpFailure;
@@ -106,8 +109,8 @@ typedef enum CpFailure
  * the ceiling for a while if connections live.  sqlstate 0 and message NULL if
  * there are none.  `since` as in the checkout.  True: connections that would do
  * for this caller live in the hands of others, so it may check out `again`
- * instead of failing, and has not been counted as failed.  (Never for LOCAL,
- * TIMEOUT and CANCEL.)
+ * instead of failing, and has not been counted as failed.  (Always for OUTDATED,
+ * never for REFUSED, LOCAL, TIMEOUT and CANCEL.)
  */
 extern bool cp_pool_connect_failed(int slot, uint64 generation, CpFailure what,
 								   int sqlstate, const char *message, CpTime since);
@@ -119,10 +122,11 @@ extern bool cp_pool_connect_failed(int slot, uint64 generation, CpFailure what,
 extern void cp_pool_connect_ended(int slot, uint64 generation);
 
 /*
- * A granted connection is dead, before anything ran on it: LEASED -> CLOSING,
- * and the grant was none.  The caller checks out again, with `again` set.
+ * A granted connection is of no use, before anything ran on it: LEASED ->
+ * CLOSING, and the grant was none.  The caller checks out again, with `again`
+ * set.  is_dead: so others of its pool are suspect; false if that is not known.
  */
-extern void cp_pool_discard(CpCheckout *c);
+extern void cp_pool_discard(CpCheckout *c, bool is_dead);
 
 /*
  * A granted connection could not be taken up in time: LEASED -> IDLE, and the
@@ -159,6 +163,7 @@ typedef struct CpCheckin
 	bool in_transaction; /* RESET begins with ROLLBACK */
 	uint64 changes;		 /* parameters that RESET must bring back */
 	bool mid_protocol;	 /* CLOSE without Terminate */
+	bool broken;		 /* CLOSE: it was lost, or did not come to rest */
 	CpUsage usage;
 	/* out */
 	bool was_leak;	/* had been reported: say that it is over */
@@ -184,7 +189,7 @@ extern void cp_pool_statement_begins(int slot, uint64 generation);
 extern void cp_pool_statement_ends(int slot, uint64 generation);
 
 /* The holder stores the SQL that took the lease (truncated, may be NULL). */
-extern void cp_pool_set_sql(int slot, const char *sql);
+extern void cp_pool_set_sql(int slot, uint64 generation, const char *sql);
 
 /* The slot's generation at this moment, read without a lock. */
 extern uint64 cp_pool_generation(int slot);
@@ -293,11 +298,21 @@ extern int cp_pool_define(const CpPoolKey *key, const char *name,
 						  const CpFingerprint *fingerprint, bool create,
 						  uint64 *generation);
 
+/* Reader: the options of a connection string's pool, which are settings. */
+extern void cp_pool_set_defaults(int pool, uint64 generation, const CpPoolOptions *options);
+
 /*
  * Dialer: it has an order for the pool, for which it may hold no permit yet (a
  * name is being looked up), until that time at the latest; 0 = it is done.
  */
 extern void cp_pool_order_runs(int pool, uint64 generation, CpTime until);
+
+/*
+ * Reader: the servers of its database that are remembered without a pool, since
+ * they are paused (*next: begin with 0); and one of them is gone.
+ */
+extern bool cp_server_next_unused(int *next, Oid database, Oid *server);
+extern void cp_server_forget(Oid database, Oid server);
 
 /* Reader: its server, mapping or role is gone; it goes when it is empty. */
 extern void cp_pool_drop(int pool, uint64 generation);
@@ -312,6 +327,14 @@ extern int cp_pool_lacks(int pool, uint64 generation);
 extern void cp_pool_upkeep_failed(int pool, uint64 generation, int sqlstate,
 								  const char *message);
 
+/*
+ * Reader: definitions or rights do not allow it, which is a failure too; and
+ * they do: what failed only because of them is tried at once.
+ */
+extern void cp_pool_upkeep_refused(int pool, uint64 generation, int sqlstate,
+								   const char *message);
+extern void cp_pool_upkeep_allowed(int pool, uint64 generation);
+
 typedef enum CpDial
 {
 	CP_DIAL_OK,		 /* *slot is CONNECTING, held by this process */
@@ -324,10 +347,22 @@ extern CpDial cp_pool_dial(int pool, uint64 generation, const CpFingerprint *fin
 						   int *slot, uint64 *slot_generation);
 
 /*
+ * Dialer: may what it opens by that order still be of use?  Not if the pool is
+ * gone or paused, or its definition another one by now.
+ */
+extern bool cp_pool_order_holds(int pool, uint64 generation, const CpFingerprint *fingerprint);
+
+/*
  * Dialer: the slot's connection is open.  To be donated next (the broker makes
  * it IDLE then) or, if that fails, ended: cp_pool_connect_ended().
  */
 extern void cp_pool_dialed(int slot, uint64 generation, const CpConnected *info);
+
+/*
+ * Dialer: takes it back, so that the broker does not take it any more.  False if
+ * the broker has it already.
+ */
+extern bool cp_pool_withdraw(int slot, uint64 generation);
 
 /* ---- administration ---- */
 
@@ -357,9 +392,9 @@ extern bool cp_pool_is_drained(const CpPoolSet *set);
 
 /*
  * Waits until none is, or none of the pools is there any more; serves
- * interrupts.
+ * interrupts.  False: somebody has resumed one of them meanwhile.
  */
-extern void cp_pool_await_drained(const CpPoolSet *set);
+extern bool cp_pool_await_drained(const CpPoolSet *set);
 
 /* Has all connections replaced as they come free. */
 extern void cp_pool_reconnect(const CpPoolSet *set);

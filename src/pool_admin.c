@@ -123,8 +123,8 @@ cp_pool_resume(const CpPoolSet *set)
 		cp_pool_look_after(&cp_pools[p]);
 		after.wake_broker = true;
 		cp_pool_unlock(p, &after);
-		ConditionVariableBroadcast(&cp_pools[p].drained);
 	}
+	ConditionVariableBroadcast(&cp_shared->drained);
 }
 
 /* Has this pool of the set leases yet, and is it still paused? */
@@ -150,16 +150,29 @@ cp_pool_is_drained(const CpPoolSet *set)
 	return true;
 }
 
-void
+/* Or has somebody resumed one of them? */
+static bool
+are_paused(const CpPoolSet *set)
+{
+	bool result = true;
+
+	for (int p = 0; p < cp_shared->max_pools && result; p++)
+	{
+		LWLockAcquire(cp_shmem_pool_lock(p), LW_SHARED);
+		result = cp_pools[p].paused || !is_in(set, p);
+		LWLockRelease(cp_shmem_pool_lock(p));
+	}
+	return result;
+}
+
+bool
 cp_pool_await_drained(const CpPoolSet *set)
 {
-	for (int p = 0; p < cp_shared->max_pools; p++)
-	{
-		ConditionVariablePrepareToSleep(&cp_pools[p].drained);
-		while (is_draining(set, p))
-			ConditionVariableSleep(&cp_pools[p].drained, CP_WAIT_EVENT);
-		ConditionVariableCancelSleep();
-	}
+	ConditionVariablePrepareToSleep(&cp_shared->drained);
+	while (!cp_pool_is_drained(set))
+		ConditionVariableSleep(&cp_shared->drained, CP_WAIT_EVENT);
+	ConditionVariableCancelSleep();
+	return are_paused(set);
 }
 
 /* ---- renewing ----------------------------------------------------------------- */

@@ -37,6 +37,20 @@ cp_pool_close_idle_of(int p)
 	return closed;
 }
 
+/* Locks the pool of a slot that is not free, whatever generation it gets to. */
+static int
+lock_pool_of(int i)
+{
+	for (;;)
+	{
+		uint64 generation = cp_pool_generation(i);
+		int p = cp_pool_lock_of(i, generation);
+
+		if (p != CP_NONE || cp_pool_generation(i) == generation)
+			return p;
+	}
+}
+
 /* Frees whatever only a broker could still bring to an end. */
 static void
 sweep(void)
@@ -45,7 +59,7 @@ sweep(void)
 	{
 		CpSharedSlot *slot = &cp_slots[i];
 		CpAftermath after = {0};
-		int p = cp_pool_lock_of(i, cp_pool_generation(i));
+		int p = lock_pool_of(i);
 
 		if (p == CP_NONE)
 			continue;

@@ -54,6 +54,7 @@ extern int cp_slot_allocate(int p);
 
 /* The last free slot is for pool p; CP_NONE: for anybody. */
 extern void cp_slot_reserve(int p);
+extern void cp_slot_unreserve(int p);
 
 /* Any state -> FREE. */
 extern void cp_slot_free(int i, CpAftermath *after);
@@ -113,8 +114,7 @@ extern void cp_pool_set_options(int p, const CpPoolOptions *options, CpAftermath
 extern CpTime cp_slot_expires_at(const CpSharedPool *pool, const CpSharedSlot *slot);
 
 /* Is it to be replaced, or was its pool dropped? */
-extern bool cp_slot_is_outdated(const CpSharedPool *pool, const CpSharedSlot *slot,
-								CpTime now);
+extern bool cp_slot_is_outdated(const CpSharedPool *pool, const CpSharedSlot *slot);
 
 /* Something has ended that min_size may want back. */
 extern void cp_pool_look_after(const CpSharedPool *pool);
@@ -136,10 +136,22 @@ extern bool cp_server_take_place(int s, int p);
 extern void cp_server_give_place(int s);
 extern void cp_server_set_limit(int s, int limit);
 
+/* So many more of its connections are closing. */
+extern void cp_server_note_closing(int s, int change);
+
+/* Has it more connections than it may, without those that are closing? */
+extern bool cp_server_is_oversized(int s);
+
 /* The next place is for pool p; CP_NONE: for anybody. */
 extern void cp_server_reserve(int s, int p);
+extern void cp_server_unreserve(int s, int p);
 extern bool cp_server_is_full(int s);
 extern int cp_server_count(int s);
+
+/* ---- pool_upkeep.c ---- */
+
+/* Is it to be closed for its age, now?  If so the caller does it: it is counted. */
+extern bool cp_slot_expires(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now);
 
 /* ---- pool_registry.c ---- */
 

@@ -75,10 +75,11 @@ remove_pool(int p, bool dropped)
 	LWLockRelease(cp_shmem_pool_lock(p));
 	if (!removed)
 		return false;
+	/* it may have left the queue of those who starve unnoticed */
+	cp_server_unreserve(pool->server, p);
+	cp_slot_unreserve(p);
 	cp_server_unref(pool->server);
 	pool->server = CP_NONE;
-	/* whoever waits for it to be drained learns that it is gone */
-	ConditionVariableBroadcast(&pool->drained);
 	return true;
 }
 
@@ -88,6 +89,8 @@ cp_pool_remove(int p)
 	LWLockAcquire(cp_shmem_registry_lock(), LW_EXCLUSIVE);
 	(void) remove_pool(p, true);
 	LWLockRelease(cp_shmem_registry_lock());
+	/* whoever waits for it to be drained learns that it is gone */
+	ConditionVariableBroadcast(&cp_shared->drained);
 }
 
 /*
@@ -136,14 +139,10 @@ unused_pool(int *closing)
 	return p != CP_NONE ? p : evict_pool(closing);
 }
 
-/* Zeroes an entry, but for what must outlive the pools that are in it. */
 static void
 clear_pool(CpSharedPool *pool)
 {
-	ConditionVariable drained = pool->drained;
-
 	memset(pool, 0, sizeof(*pool));
-	pool->drained = drained;
 	pool->idle_head = pool->idle_tail = CP_NONE;
 	pool->queue_head = pool->queue_tail = CP_NONE;
 	pool->prober = CP_NONE;
@@ -151,7 +150,7 @@ clear_pool(CpSharedPool *pool)
 
 /* Makes the pool in an entry that is not in use; false if its server has no place. */
 static bool
-init_pool(int p, const CpPoolKey *key, const CpPoolOptions *options)
+init_pool(int p, const CpPoolKey *key, const CpPoolOptions *options, bool uncommitted)
 {
 	CpSharedPool *pool = &cp_pools[p];
 	int server = CP_NONE;
@@ -164,7 +163,9 @@ init_pool(int p, const CpPoolKey *key, const CpPoolOptions *options)
 	else if (key->kind == CP_POOL_SERVER)
 		return false;
 	cp_server_ref(server);
-	cp_server_set_limit(server, options->max_server_size);
+	/* what may be rolled back must not be in force for the others of its server */
+	if (!uncommitted)
+		cp_server_set_limit(server, options->max_server_size);
 
 	cp_pool_lock(p);
 	clear_pool(pool);
@@ -181,10 +182,7 @@ init_pool(int p, const CpPoolKey *key, const CpPoolOptions *options)
 	return true;
 }
 
-/*
- * Somebody has just found it in the catalogs, perhaps in what he has not
- * committed yet; and a server may have been renamed since.
- */
+/* Somebody has just found it in the catalogs; a server may have been renamed since. */
 static void
 set_found(int p, const char *name)
 {
@@ -195,24 +193,26 @@ set_found(int p, const char *name)
 }
 
 int
-cp_pool_find(const CpPoolKey *key, const char *name, const CpPoolOptions *options,
-			 uint64 *generation)
+cp_pool_find(const CpPoolKey *key, const char *name, bool uncommitted,
+			 const CpPoolOptions *options, uint64 *generation)
 {
 	int closing = CP_NONE;
+	bool is_known = true;
 	int p;
 
 	LWLockAcquire(cp_shmem_registry_lock(), LW_EXCLUSIVE);
 	p = find_pool(key);
 	if (p == CP_NONE)
 	{
+		is_known = false;
 		p = unused_pool(&closing);
-		if (p != CP_NONE && !init_pool(p, key, options))
+		if (p != CP_NONE && !init_pool(p, key, options, uncommitted))
 			p = CP_NONE;
 	}
-	if (p != CP_NONE)
-		set_found(p, name);
-	else
+	if (p == CP_NONE)
 		p = CP_OVERFLOW_POOL;
+	else if (!is_known || !uncommitted)
+		set_found(p, name);
 	*generation = cp_pools[p].generation;
 	LWLockRelease(cp_shmem_registry_lock());
 	if (closing != CP_NONE)
@@ -220,9 +220,30 @@ cp_pool_find(const CpPoolKey *key, const char *name, const CpPoolOptions *option
 	return p;
 }
 
+/* Connections of another definition than this are replaced. */
 static void
-set_definition(int p, uint64 generation, const CpPoolOptions *options,
-			   const CpFingerprint *fingerprint)
+set_definition(CpSharedPool *pool, const CpFingerprint *fingerprint, CpAftermath *after)
+{
+	pool->defined_at = cp_now();
+	if (pool->defined && memcmp(&pool->definition, fingerprint, sizeof(*fingerprint)) == 0)
+		return;
+	pool->defined = true;
+	pool->definition = *fingerprint;
+	/* what failed before may go well now */
+	pool->upkeep_failures = 0;
+	pool->upkeep_at = 0;
+	/* an order that runs is for the old one */
+	pool->order_until = 0;
+	pool->ceiling_until = 0;
+	cp_pool_forget_failures(pool, fingerprint);
+	pg_atomic_write_u32(&cp_shared->upkeep_wanted, 1);
+	after->wake_broker = true;
+}
+
+/* Options that were read, and a definition unless that is NULL. */
+static void
+update_pool(int p, uint64 generation, const CpPoolOptions *options,
+			const CpFingerprint *fingerprint)
 {
 	CpSharedPool *pool = &cp_pools[p];
 	CpPoolOptions in_force = *options;
@@ -238,18 +259,8 @@ set_definition(int p, uint64 generation, const CpPoolOptions *options,
 	in_force.pool_mode = pool->options.pool_mode;
 	in_force.checkout_timeout = pool->options.checkout_timeout;
 	cp_pool_set_options(p, &in_force, &after);
-	pool->defined_at = cp_now();
-	if (!pool->defined || memcmp(&pool->definition, fingerprint, sizeof(*fingerprint)) != 0)
-	{
-		pool->defined = true;
-		pool->definition = *fingerprint;
-		/* what failed before may go well now */
-		pool->upkeep_failures = 0;
-		pool->upkeep_at = 0;
-		cp_pool_forget_failures(pool, fingerprint);
-		pg_atomic_write_u32(&cp_shared->upkeep_wanted, 1);
-		after.wake_broker = true;
-	}
+	if (fingerprint != NULL)
+		set_definition(pool, fingerprint, &after);
 	cp_pool_dispatch(p, &after, NULL);
 	cp_pool_unlock(p, &after);
 }
@@ -266,7 +277,7 @@ cp_pool_define(const CpPoolKey *key, const char *name, const CpPoolOptions *opti
 	{
 		/* nobody else's is given up for one that nobody has asked for */
 		p = vacant_place();
-		if (p != CP_NONE && !init_pool(p, key, options))
+		if (p != CP_NONE && !init_pool(p, key, options, false))
 			p = CP_NONE;
 	}
 	if (p != CP_NONE)
@@ -276,6 +287,12 @@ cp_pool_define(const CpPoolKey *key, const char *name, const CpPoolOptions *opti
 	}
 	LWLockRelease(cp_shmem_registry_lock());
 	if (p != CP_NONE)
-		set_definition(p, *generation, options, fingerprint);
+		update_pool(p, *generation, options, fingerprint);
 	return p;
+}
+
+void
+cp_pool_set_defaults(int pool, uint64 generation, const CpPoolOptions *options)
+{
+	update_pool(pool, generation, options, NULL);
 }

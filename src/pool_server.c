@@ -114,9 +114,19 @@ cp_server_give_place(int s)
 }
 
 void
-cp_server_set_limit(int s, int limit)
+cp_server_note_closing(int s, int change)
 {
 	if (s == CP_NONE)
+		return;
+	SpinLockAcquire(&cp_servers[s].mutex);
+	cp_servers[s].closing += change;
+	SpinLockRelease(&cp_servers[s].mutex);
+}
+
+void
+cp_server_set_limit(int s, int limit)
+{
+	if (s == CP_NONE || ((volatile CpSharedServer *) &cp_servers[s])->limit == limit)
 		return;
 	SpinLockAcquire(&cp_servers[s].mutex);
 	cp_servers[s].limit = limit;
@@ -130,6 +140,17 @@ cp_server_reserve(int s, int p)
 		return;
 	SpinLockAcquire(&cp_servers[s].mutex);
 	cp_servers[s].reserved_for = p;
+	SpinLockRelease(&cp_servers[s].mutex);
+}
+
+void
+cp_server_unreserve(int s, int p)
+{
+	if (s == CP_NONE)
+		return;
+	SpinLockAcquire(&cp_servers[s].mutex);
+	if (cp_servers[s].reserved_for == p)
+		cp_servers[s].reserved_for = CP_NONE;
 	SpinLockRelease(&cp_servers[s].mutex);
 }
 
@@ -147,6 +168,21 @@ cp_server_is_full(int s)
 	return full;
 }
 
+bool
+cp_server_is_oversized(int s)
+{
+	volatile CpSharedServer *server = &cp_servers[s];
+	bool oversized;
+
+	/* most have no limit: no need to lock */
+	if (s == CP_NONE || server->limit == 0)
+		return false;
+	SpinLockAcquire(&server->mutex);
+	oversized = server->limit > 0 && server->count - server->closing > server->limit;
+	SpinLockRelease(&server->mutex);
+	return oversized;
+}
+
 int
 cp_server_count(int s)
 {
@@ -158,4 +194,35 @@ cp_server_count(int s)
 	count = cp_servers[s].count;
 	SpinLockRelease(&cp_servers[s].mutex);
 	return count;
+}
+
+/* ---- servers that are gone ---------------------------------------------------- */
+
+bool
+cp_server_next_unused(int *next, Oid database, Oid *server)
+{
+	bool found = false;
+
+	LWLockAcquire(cp_shmem_registry_lock(), LW_SHARED);
+	for (; *next < cp_shared->max_servers && !found; (*next)++)
+	{
+		CpSharedServer *entry = &cp_servers[*next];
+
+		found = entry->in_use && entry->pools == 0 && entry->database == database;
+		*server = entry->server;
+	}
+	LWLockRelease(cp_shmem_registry_lock());
+	return found;
+}
+
+void
+cp_server_forget(Oid database, Oid server)
+{
+	int s;
+
+	LWLockAcquire(cp_shmem_registry_lock(), LW_EXCLUSIVE);
+	s = cp_server_find(database, server, false);
+	if (s != CP_NONE && cp_servers[s].pools == 0)
+		cp_servers[s].paused = cp_shared->all_paused;
+	LWLockRelease(cp_shmem_registry_lock());
 }

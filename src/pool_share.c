@@ -92,7 +92,6 @@ still_starves(int p)
 	cp_pool_lock(p);
 	cp_pool_dispatch(p, &after, NULL);
 	starved = cp_pools[p].starved;
-	after.wake_broker = false; /* that is us, at it already */
 	cp_pool_unlock(p, &after);
 	return starved;
 }
@@ -173,7 +172,10 @@ close_if_idle(int i, const Needy *needy)
 	cp_pool_unlock(p, &after);
 }
 
-/* The largest other pool that could give something up; a guess, unlocked. */
+/*
+ * The largest other pool that could give something up; a guess, unlocked.  Not one
+ * that was asked before: its leases may not come back for long.
+ */
 static int
 find_largest(const Needy *needy, int *size)
 {
@@ -183,7 +185,8 @@ find_largest(const Needy *needy, int *size)
 	for (int p = CP_OVERFLOW_POOL + 1; p < cp_shared->max_pools; p++)
 	{
 		CpSharedPool *pool = &cp_pools[p];
-		int its = pool->in_use && p != needy->pool ? cp_pool_live(pool) : 0;
+		bool may_give = pool->in_use && p != needy->pool && pool->must_give == 0;
+		int its = may_give ? cp_pool_live(pool) : 0;
 
 		if (its > *size && (needy->server == CP_NONE || pool->server == needy->server))
 		{
@@ -221,7 +224,8 @@ help(const Needy *needy, CpTime now)
 		cp_server_reserve(needy->server, needy->pool);
 	else
 		cp_slot_reserve(needy->pool);
-	if (closing)
+	/* something may have come free between the look and the reservation */
+	if (closing || !still_starves(needy->pool))
 		return;
 	if (i != CP_NONE)
 		close_if_idle(i, needy);
@@ -231,29 +235,48 @@ help(const Needy *needy, CpTime now)
 
 /* ---- what the broker calls --------------------------------------------------- */
 
+/* Does pool p starve for want of a place of that server (CP_NONE: of a slot)? */
 static bool
-is_wanted(int server, const Needy *needy, int n)
+is_wanted(int server, int p, const Needy *needy, int n)
 {
 	for (int i = 0; i < n; i++)
 	{
-		if (needy[i].server == server)
+		if (needy[i].server == server && needy[i].pool == p)
 			return true;
 	}
 	return false;
 }
 
-/* Where nobody starves any more, places are for whoever comes. */
+/* Nobody has to give anything up who has not done so yet. */
+static void
+forget_demands(void)
+{
+	for (int p = CP_OVERFLOW_POOL + 1; p < cp_shared->max_pools; p++)
+	{
+		if (((volatile CpSharedPool *) &cp_pools[p])->must_give == 0)
+			continue;
+		cp_pool_lock(p);
+		cp_pools[p].must_give = 0;
+		LWLockRelease(cp_shmem_pool_lock(p));
+	}
+}
+
+/* Whom a place is reserved for that starves no more, does not need it. */
 static void
 forget_reservations(const Needy *needy, int n)
 {
-	if (!is_wanted(CP_NONE, needy, n))
-		cp_slot_reserve(CP_NONE);
+	int p = ((volatile CpShared *) cp_shared)->free_reserved_for;
+
+	if (p != CP_NONE && !is_wanted(CP_NONE, p, needy, n))
+		cp_slot_unreserve(p);
 	for (int s = 0; s < cp_shared->max_servers; s++)
 	{
-		if (cp_servers[s].in_use && cp_servers[s].reserved_for != CP_NONE &&
-			!is_wanted(s, needy, n))
-			cp_server_reserve(s, CP_NONE);
+		p = ((volatile CpSharedServer *) &cp_servers[s])->reserved_for;
+		if (cp_servers[s].in_use && p != CP_NONE && !is_wanted(s, p, needy, n))
+			cp_server_unreserve(s, p);
 	}
+	if (n == 0)
+		forget_demands();
 }
 
 CpTime

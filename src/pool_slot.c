@@ -98,11 +98,10 @@ cp_slot_expires_at(const CpSharedPool *pool, const CpSharedSlot *slot)
 }
 
 bool
-cp_slot_is_outdated(const CpSharedPool *pool, const CpSharedSlot *slot, CpTime now)
+cp_slot_is_outdated(const CpSharedPool *pool, const CpSharedSlot *slot)
 {
-	return pool->dropped || slot->opened_at < pool->reconnect_before ||
-		now >= cp_slot_expires_at(pool, slot) ||
-		(pool->defined && slot->opened_at < pool->defined_at &&
+	return pool->dropped || slot->begun_at < pool->reconnect_before ||
+		(pool->defined && slot->begun_at < pool->defined_at &&
 		 memcmp(&slot->fingerprint, &pool->definition, sizeof(pool->definition)) != 0);
 }
 
@@ -263,6 +262,8 @@ cp_slot_set_state(int i, CpSlotState to)
 		slot->holder_pid = 0;
 		pg_atomic_write_u64(&slot->running_since, 0);
 	}
+	if ((from == CP_SLOT_CLOSING) != (to == CP_SLOT_CLOSING))
+		cp_server_note_closing(slot->server, to == CP_SLOT_CLOSING ? 1 : -1);
 	if (from == CP_SLOT_CONNECTING && pool->prober == i)
 	{
 		pool->prober = CP_NONE;
@@ -277,6 +278,15 @@ cp_slot_reserve(int p)
 {
 	SpinLockAcquire(&cp_shared->free_mutex);
 	cp_shared->free_reserved_for = p;
+	SpinLockRelease(&cp_shared->free_mutex);
+}
+
+void
+cp_slot_unreserve(int p)
+{
+	SpinLockAcquire(&cp_shared->free_mutex);
+	if (cp_shared->free_reserved_for == p)
+		cp_shared->free_reserved_for = CP_NONE;
 	SpinLockRelease(&cp_shared->free_mutex);
 }
 
@@ -327,6 +337,7 @@ cp_slot_allocate(int p)
 	slot->server = server;
 	slot->prev = slot->next = CP_NONE;
 	slot->vault_epoch = 0;
+	slot->own_options = false;
 	slot->unshared = false;
 	slot->encrypted = false;
 	slot->in_transaction = false;
@@ -351,6 +362,9 @@ cp_slot_free(int i, CpAftermath *after)
 
 	if (slot->unshared)
 		cp_pools[slot->pool].unshared--;
+	/* its place may be what min_size waits for */
+	if (slot->state == CP_SLOT_CLOSING)
+		cp_pool_look_after(&cp_pools[slot->pool]);
 	cp_slot_set_state(i, CP_SLOT_FREE);
 	cp_server_give_place(slot->server);
 	slot->server = CP_NONE;

@@ -20,8 +20,9 @@
 #define ORDER_TIME (1 * USECS_PER_SEC)
 /* a validation that takes so long, in microseconds, is no usual one */
 #define HANGING (1 * USECS_PER_SEC)
-/* a quarter of a pool, at most, is closed for its age at a time */
+/* a quarter of a pool, at most, is closed for its age within a second */
 #define EXPIRY_SHARE 4
+#define EXPIRY_TIME (1 * USECS_PER_SEC)
 
 /* ---- what goes ------------------------------------------------------------- */
 
@@ -35,26 +36,35 @@ is_idle_too_long(const CpSharedPool *pool, const CpSharedSlot *slot, CpTime now)
 		cp_pool_live(pool) > pool->options.min_size;
 }
 
-/*
- * Closes an idle connection that has had its time.  What has reached its
- * max_lifetime goes by and by, or a setting made shorter would end all at once.
- */
+/* They go by and by, or a setting made shorter would end all at once. */
+bool
+cp_slot_expires(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now)
+{
+	if (now < cp_slot_expires_at(pool, slot))
+		return false;
+	if (now >= pool->expiries_until)
+	{
+		pool->expiries = Max(cp_pool_live(pool) / EXPIRY_SHARE, 1);
+		pool->expiries_until = now + EXPIRY_TIME;
+	}
+	if (pool->expiries == 0)
+		return false;
+	pool->expiries--;
+	pool->stats.expired++;
+	return true;
+}
+
+/* Closes an idle connection that has had its time. */
 static void
-close_if_over(CpSharedPool *pool, int i, CpTime now, int *expiries, CpAftermath *after)
+close_if_over(CpSharedPool *pool, int i, CpTime now, CpAftermath *after)
 {
 	CpSharedSlot *slot = &cp_slots[i];
 
 	if (is_idle_too_long(pool, slot, now))
 		pool->stats.idle_closed++;
-	else if (!cp_slot_is_outdated(pool, slot, now))
+	else if (!cp_slot_is_outdated(pool, slot) && !cp_server_is_oversized(pool->server) &&
+			 !cp_slot_expires(pool, slot, now))
 		return;
-	else if (!pool->dropped && now >= cp_slot_expires_at(pool, slot))
-	{
-		if (*expiries == 0)
-			return;
-		(*expiries)--;
-		pool->stats.expired++;
-	}
 	cp_slot_close(i, after);
 }
 
@@ -103,6 +113,19 @@ find_unchecked(const CpSharedPool *pool, CpTime checked_before)
 	return found;
 }
 
+static void
+validate_suspects(CpSharedPool *pool, CpAftermath *after)
+{
+	/* the slot keeps its place in the list */
+	for (int i = pool->idle_head; i != CP_NONE; i = cp_slots[i].next)
+	{
+		if (cp_slots[i].state == CP_SLOT_IDLE &&
+			cp_slots[i].checked_at < pool->suspect_before &&
+			cp_slot_is_donated(&cp_slots[i]))
+			begin_validation(pool, i, after);
+	}
+}
+
 /*
  * Never more than half of the idle ones at a time, or who comes would find none;
  * but suspects at once, all of them.
@@ -115,8 +138,7 @@ validate_idle(CpSharedPool *pool, CpTime now, CpAftermath *after)
 	int limit = Max((pool->counts[CP_SLOT_IDLE] + checking) / 2, 1);
 	int i;
 
-	while ((i = find_unchecked(pool, pool->suspect_before - 1)) != CP_NONE)
-		begin_validation(pool, i, after);
+	validate_suspects(pool, after);
 	while (interval > 0 && checking < limit &&
 		   (i = find_unchecked(pool, now - interval)) != CP_NONE)
 	{
@@ -136,13 +158,11 @@ cp_pool_suspect(CpSharedPool *pool, CpTime now, CpAftermath *after)
 static void
 look_at_idle(CpSharedPool *pool, CpTime now, CpAftermath *after)
 {
-	int expiries = Max(cp_pool_live(pool) / EXPIRY_SHARE, 1);
-
 	for (int i = pool->idle_tail, prev; i != CP_NONE; i = prev)
 	{
 		prev = cp_slots[i].prev;
 		if (cp_slots[i].state == CP_SLOT_IDLE)
-			close_if_over(pool, i, now, &expiries, after);
+			close_if_over(pool, i, now, after);
 	}
 	validate_idle(pool, now, after);
 }
@@ -153,16 +173,18 @@ look_at_idle(CpSharedPool *pool, CpTime now, CpAftermath *after)
 static int
 lacking(const CpSharedPool *pool, CpTime now)
 {
-	int present = cp_pool_size(pool) - pool->counts[CP_SLOT_CLOSING];
+	int size = cp_pool_size(pool);
+	int ceiling = cp_pool_ceiling(pool, now);
 	int wanted;
 
 	if (!pool->in_use || pool->key.kind != CP_POOL_SERVER || pool->paused ||
 		pool->dropped || pool->starved)
 		return 0;
-	wanted = Min(pool->options.min_size, cp_pool_ceiling(pool, now));
+	wanted = Min(pool->options.min_size, ceiling);
 	if (cp_server_is_full(pool->server))
 		return 0;
-	return Max(wanted - present, 0);
+	/* those that are closing are no use, but in the way */
+	return Max(Min(wanted - (size - pool->counts[CP_SLOT_CLOSING]), ceiling - size), 0);
 }
 
 /* The first moment at which what is lacking may be opened. */
@@ -171,10 +193,9 @@ due_at(const CpSharedPool *pool)
 {
 	CpTime next = Max(pool->upkeep_at, pool->order_until);
 
-	if (pool->breaker.state == CP_BREAKER_OPEN)
+	if (pool->breaker.state != CP_BREAKER_CLOSED)
 		next = Max(next, pool->breaker.next_attempt);
-	/* the end of the probe is heard of */
-	return pool->breaker.state == CP_BREAKER_PROBING ? CP_FOREVER : next;
+	return next;
 }
 
 /* When something will be different in this pool only because time has passed. */
@@ -187,7 +208,7 @@ next_change(const CpSharedPool *pool, CpTime now)
 		next = cp_earlier(next, due_at(pool));
 	if (pool->waiting > 0 && now < pool->ceiling_until)
 		next = cp_earlier(next, pool->ceiling_until);
-	if (pool->waiting > 0 && pool->breaker.state == CP_BREAKER_OPEN)
+	if (pool->waiting > 0 && pool->breaker.state != CP_BREAKER_CLOSED)
 		next = cp_earlier(next, pool->breaker.next_attempt);
 	/* what is due by now is dealt with by the caller, or in its own time */
 	return next > now ? next : CP_FOREVER;
@@ -212,7 +233,11 @@ maintain(int p, CpTime now)
 	look_at_idle(pool, now, &after);
 	cp_pool_dispatch(p, &after, NULL);
 	if (cp_pool_live(pool) >= pool->options.min_size)
+	{
 		pool->upkeep_problem.at = 0;
+		pool->upkeep_failures = 0;
+		pool->upkeep_at = 0;
+	}
 	is_over = pool->dropped && pool->waiting == 0 && cp_pool_size(pool) == 0;
 	next = next_change(pool, now);
 	cp_pool_unlock(p, &after);
@@ -265,9 +290,10 @@ note_upkeep_problem(CpSharedPool *pool, int sqlstate, const char *message)
 	CpTime now = cp_now();
 
 	cp_problem_note(&pool->upkeep_problem, sqlstate, message, now);
+	pool->upkeep_refused = false;
 	pool->upkeep_failures++;
 	/* the breaker has its own delays */
-	if (pool->breaker.state == CP_BREAKER_CLOSED)
+	if (pool->breaker.state == CP_BREAKER_CLOSED || pool->breaker.next_attempt <= now)
 		pool->upkeep_at = now + Max(cp_breaker_backoff(pool->upkeep_failures), ORDER_TIME);
 	else
 		pool->upkeep_at = 0;
@@ -310,6 +336,32 @@ cp_pool_upkeep_failed(int pool, uint64 generation, int sqlstate, const char *mes
 	note_upkeep_problem(&cp_pools[pool], sqlstate, message);
 	LWLockRelease(cp_shmem_pool_lock(pool));
 	cp_shmem_wake_broker();
+}
+
+void
+cp_pool_upkeep_refused(int pool, uint64 generation, int sqlstate, const char *message)
+{
+	if (!lock_same(pool, generation))
+		return;
+	note_upkeep_problem(&cp_pools[pool], sqlstate, message);
+	cp_pools[pool].upkeep_refused = true;
+	LWLockRelease(cp_shmem_pool_lock(pool));
+	cp_shmem_wake_broker();
+}
+
+void
+cp_pool_upkeep_allowed(int pool, uint64 generation)
+{
+	if (!lock_same(pool, generation))
+		return;
+	if (cp_pools[pool].upkeep_refused)
+	{
+		cp_pools[pool].upkeep_refused = false;
+		cp_pools[pool].upkeep_problem.at = 0;
+		cp_pools[pool].upkeep_failures = 0;
+		cp_pools[pool].upkeep_at = 0;
+	}
+	LWLockRelease(cp_shmem_pool_lock(pool));
 }
 
 /* ---- pools whose time is over ---------------------------------------------------------- */
@@ -418,7 +470,11 @@ cp_pool_dial(int p, uint64 generation, const CpFingerprint *fingerprint,
 		if (pool->counts[CP_SLOT_CONNECTING] >= pool->options.connect_concurrency)
 			result = CP_DIAL_LATER;
 		else if (cp_pool_may_open(pool, now))
+		{
 			i = cp_slot_allocate(p);
+			if (i == CP_NONE)
+				note_upkeep_problem(pool, 0, cp_server_is_full(pool->server) ? "max_server_size is reached" : "conpool.max_connections is reached");
+		}
 	}
 	if (i != CP_NONE)
 	{
@@ -428,6 +484,19 @@ cp_pool_dial(int p, uint64 generation, const CpFingerprint *fingerprint,
 		result = CP_DIAL_OK;
 	}
 	cp_pool_unlock(p, &after);
+	return result;
+}
+
+bool
+cp_pool_order_holds(int p, uint64 generation, const CpFingerprint *fingerprint)
+{
+	const CpSharedPool *pool = &cp_pools[p];
+	bool result;
+
+	if (!lock_same(p, generation))
+		return false;
+	result = !pool->dropped && !pool->paused && is_in_force(pool, fingerprint);
+	LWLockRelease(cp_shmem_pool_lock(p));
 	return result;
 }
 
@@ -444,6 +513,19 @@ cp_pool_dialed(int slot, uint64 generation, const CpConnected *info)
 	cp_slots[slot].dialed = true;
 	cp_pool_dispatch(p, &after, NULL);
 	cp_pool_unlock(p, &after);
+}
+
+bool
+cp_pool_withdraw(int slot, uint64 generation)
+{
+	int p = cp_pool_lock_of(slot, generation);
+
+	if (p == CP_NONE)
+		return false;
+	Assert(cp_slots[slot].state == CP_SLOT_CONNECTING);
+	cp_slots[slot].dialed = false;
+	LWLockRelease(cp_shmem_pool_lock(p));
+	return true;
 }
 
 /* ---- marks ---------------------------------------------------------------------------------- */

@@ -185,6 +185,9 @@ cp_pool_describe(int p)
 					 info.counts[CP_SLOT_IDLE] + info.counts[CP_SLOT_VALIDATING],
 					 info.counts[CP_SLOT_CONNECTING], info.counts[CP_SLOT_RESETTING],
 					 info.counts[CP_SLOT_CLOSING], info.waiting);
+	if (info.options.max_server_size > 0)
+		appendStringInfo(&buf, _(" max_server_size is %d: %d taken by all pools of the server."),
+						 info.options.max_server_size, info.server_size);
 	for (int i = 0; i < n; i++)
 	{
 		double seconds = (cp_now() - holders[i].since) / 1e6;

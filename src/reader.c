@@ -24,6 +24,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "handover.h"
@@ -116,6 +117,8 @@ follow(void *arg)
 	else if (key->kind == CP_POOL_SERVER)
 		(void) cp_pool_define(key, target->name, &target->options, &target->fingerprint,
 							  false, &generation);
+	else
+		cp_pool_set_defaults(existing->pool, existing->info.generation, &target->options);
 }
 
 static void
@@ -139,6 +142,20 @@ follow_definitions(void)
 	}
 }
 
+/* Paused servers are remembered without a pool; not if they were dropped. */
+static void
+forget_servers(void)
+{
+	int next = 0;
+	Oid server;
+
+	while (cp_server_next_unused(&next, MyDatabaseId, &server))
+	{
+		if (!SearchSysCacheExists1(FOREIGNSERVEROID, ObjectIdGetDatum(server)))
+			cp_server_forget(MyDatabaseId, server);
+	}
+}
+
 /* ---- pools that are to have connections ahead of demand ---- */
 
 /* The pool comes first: if the role lacks rights it is there to say so. */
@@ -154,6 +171,8 @@ look_at_mapping(void *arg)
 	target->pool = cp_pool_define(&target->key, target->name, &target->options,
 								  &target->fingerprint, true, &target->pool_generation);
 	cp_target_require_rights(target);
+	if (target->pool != CP_NONE)
+		cp_pool_upkeep_allowed(target->pool, target->pool_generation);
 }
 
 /* Has that been said of the pool before? */
@@ -195,7 +214,7 @@ note_failure(const Wanted *wanted, const ErrorData *error)
 	}
 	if (!is_known(target, error, reason))
 		log_failure(wanted, error, reason);
-	cp_pool_upkeep_failed(target->pool, target->pool_generation, error->sqlerrcode, reason);
+	cp_pool_upkeep_refused(target->pool, target->pool_generation, error->sqlerrcode, reason);
 }
 
 /* Returns the targets (CpTarget) whose pools are to be filled. */
@@ -240,6 +259,7 @@ read_definitions(void)
 		return NIL;
 	}
 	follow_definitions();
+	forget_servers();
 	return look_at_mappings();
 }
 

@@ -320,6 +320,14 @@ advance(CpRemote *remote, CpTime deadline)
 	return is_under_way(remote) ? CP_CONNECT_GOING : CP_CONNECT_OK;
 }
 
+static void
+note_peer(CpRemote *remote, int sock)
+{
+	remote->peer_len = sizeof(remote->peer);
+	if (getpeername(sock, (struct sockaddr *) &remote->peer, &remote->peer_len) < 0)
+		remote->peer_len = 0;
+}
+
 /* libpq says that it is connected: notes what only this process can know. */
 static CpConnectStatus
 connected(CpRemote *remote)
@@ -330,6 +338,7 @@ connected(CpRemote *remote)
 	recorded = cp_recorder_finish(remote->recorder, conn, &remote->greeting);
 	remote->recorder = NULL;
 	forget_errors(remote);
+	note_peer(remote, PQsocket(conn));
 	PQsetErrorVerbosity(conn, PQERRORS_DEFAULT);
 	remote->encrypted = PQsslInUse(conn) || PQgssEncInUse(conn);
 	remote->used_password = PQconnectionUsedPassword(conn) != 0;
@@ -413,6 +422,7 @@ cp_remote_adopt(int fd, const CpGreeting *greeting, uint64 changes, const char *
 	if (remote != NULL)
 	{
 		remote->shared = true;
+		note_peer(remote, fd);
 		memcpy(&remote->greeting, greeting, cp_greeting_size(greeting));
 		/* what is compared with is the true greeting in any case */
 		remote->conn = adopt_blotted(fd, greeting, changes, error);
@@ -754,19 +764,15 @@ build_cancel_request(const CpGreeting *greeting, uint8 *packet)
 bool
 cp_remote_cancel(CpRemote *remote, CpTime deadline)
 {
-	struct sockaddr_storage addr = {0};
-	socklen_t len = sizeof(addr);
 	uint8 packet[12 + CP_CANCEL_KEY_MAX];
 	int size = build_cancel_request(&remote->greeting, packet);
 	char byte;
 	bool ended = false;
 	int sock;
 
-	if (remote->greeting.key_len == 0 ||
-		PQsocket(remote->conn) == PGINVALID_SOCKET ||
-		getpeername(PQsocket(remote->conn), (struct sockaddr *) &addr, &len) < 0)
+	if (remote->greeting.key_len == 0 || remote->peer_len == 0)
 		return false;
-	sock = cp_net_connect((struct sockaddr *) &addr, len, deadline);
+	sock = cp_net_connect((struct sockaddr *) &remote->peer, remote->peer_len, deadline);
 	if (sock < 0)
 		return false;
 

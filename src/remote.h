@@ -13,6 +13,8 @@
 #ifndef CP_REMOTE_H
 #define CP_REMOTE_H
 
+#include <sys/socket.h>
+
 #include "libpq-fe.h"
 #include "storage/latch.h"
 
@@ -45,6 +47,9 @@ typedef struct CpRemote
 	bool shared;
 	bool encrypted;		/* TLS or GSS: the socket cannot be passed */
 	bool used_password; /* PQconnectionUsedPassword, own ones only */
+	/* for a cancel, which may be wanted when libpq has closed the socket */
+	struct sockaddr_storage peer;
+	socklen_t peer_len; /* 0 = unknown */
 	CpGreeting greeting;
 } CpRemote;
 
@@ -158,7 +163,8 @@ extern bool cp_remote_recover(CpRemote *remote, CpTime deadline);
 
 /*
  * Sends a CancelRequest and waits for the end of file of its socket.  False
- * if there is no key or the deadline passed.  Does not throw.
+ * if there is no key or the deadline passed.  Does not throw.  Works also when
+ * the connection has been lost.
  */
 extern bool cp_remote_cancel(CpRemote *remote, CpTime deadline);
 

@@ -105,6 +105,7 @@ init_header(void)
 	pg_atomic_init_u32(&cp_shared->dialer_pid, 0);
 	pg_atomic_init_u32(&cp_shared->reader_pid, 0);
 	pg_atomic_init_u32(&cp_shared->last_read, InvalidOid);
+	ConditionVariableInit(&cp_shared->drained);
 	SpinLockInit(&cp_shared->free_mutex);
 	SpinLockInit(&cp_shared->task_mutex);
 	SpinLockInit(&cp_shared->mark_mutex);
@@ -156,7 +157,6 @@ init_pools(void)
 		cp_pools[i].idle_head = cp_pools[i].idle_tail = CP_NONE;
 		cp_pools[i].queue_head = cp_pools[i].queue_tail = CP_NONE;
 		cp_pools[i].server = cp_pools[i].prober = CP_NONE;
-		ConditionVariableInit(&cp_pools[i].drained);
 	}
 
 	overflow->in_use = true;

@@ -109,6 +109,7 @@ typedef struct CpSharedSlot
 	CpTime state_since;
 	uint64 vault_epoch; /* the broker run that has the socket, or 0 */
 	CpFingerprint fingerprint;
+	bool own_options; /* its holder's, not the pool's: it tells nothing of its remote */
 	bool unshared;
 	bool encrypted;
 	bool in_transaction; /* a reset begins with ROLLBACK */
@@ -116,6 +117,7 @@ typedef struct CpSharedSlot
 	bool mid_protocol;	 /* no Terminate may be sent when closing */
 	int remote_pid;
 	char remote_address[CP_ADDRESS_LEN];
+	CpTime begun_at; /* when somebody was permitted to open it */
 	CpTime opened_at;
 	CpTime idle_since;
 	CpTime checked_at; /* when it was last known to live */
@@ -192,6 +194,7 @@ typedef struct CpSharedServer
 	slock_t mutex;
 	int limit;		  /* max_server_size, 0 = none */
 	int count;		  /* slots that take a place, CLOSING ones too */
+	int closing;	  /* of them, those that are CLOSING */
 	int reserved_for; /* pool that gets the next place, or CP_NONE */
 } CpSharedServer;
 
@@ -232,27 +235,30 @@ typedef struct CpSharedPool
 	bool dropped;			  /* server, mapping, role or database is gone */
 	bool defined;			  /* `definition` is known */
 	CpFingerprint definition; /* the one in force: others are replaced ... */
-	CpTime defined_at;		  /* ... if they were opened before that was known */
-	CpTime reconnect_before;  /* connections opened before are replaced */
+	CpTime defined_at;		  /* ... if they were begun before that was known */
+	CpTime reconnect_before;  /* connections begun before are replaced */
 
 	/* pool lock: the state of its remote */
 	CpTime suspect_before; /* what was not checked since is checked before use */
+	CpTime silent_since;   /* since then it has not answered anybody; 0 = it has */
 	CpBreaker breaker;
 	int prober;			  /* slot whose connect is the breaker's probe, or CP_NONE */
-	CpFingerprint failed; /* options of the connect that failed last */
+	CpFingerprint failed; /* options of the connect for which the breaker is open */
 	CpProblem problem;	  /* of the last connect that failed */
 	int ceiling;		  /* what the remote has room for, ... */
 	CpTime ceiling_until; /* ... until then; see cp_pool_ceiling() */
 	int ceiling_failures; /* refusals for want of room in a row */
+
+	/* pool lock: connections that may be closed for their age, and until when */
+	int expiries;
+	CpTime expiries_until;
 
 	/* pool lock: opening ahead of demand */
 	int upkeep_failures;	  /* in a row */
 	CpTime upkeep_at;		  /* not tried again before */
 	CpTime order_until;		  /* the dialer is at it, until then at the latest; or 0 */
 	CpProblem upkeep_problem; /* why min_size is not reached; at = 0: nothing */
-
-	/* broadcast when a paused pool has no lease left */
-	ConditionVariable drained;
+	bool upkeep_refused;	  /* that is what the definitions say, or rights */
 
 	CpPoolStats stats;
 } CpSharedPool;
@@ -299,6 +305,9 @@ typedef struct CpShared
 	pg_atomic_uint32 dialer_pid;	/* 0 while it does not listen */
 	pg_atomic_uint32 reader_pid;	/* 0 while there is none */
 	pg_atomic_uint32 last_read;		/* database that a reader has read to the end */
+
+	/* broadcast when a paused pool has no lease left, or is resumed or gone */
+	ConditionVariable drained;
 
 	/* the broker's alone */
 	uint64 last_epoch;

@@ -230,7 +230,10 @@ undo_pause(int code, Datum sets)
 	resume_all((List *) DatumGetPointer(sets));
 }
 
-/* If this session is cancelled or ended meanwhile, what it paused goes on. */
+/*
+ * If this session is cancelled or ended meanwhile, what it paused goes on; so it
+ * does if somebody else resumes some of it.
+ */
 static void
 await_drained(List *sets, List *paused)
 {
@@ -239,7 +242,14 @@ await_drained(List *sets, List *paused)
 		ListCell *cell;
 
 		foreach(cell, sets)
-			cp_pool_await_drained(lfirst(cell));
+		{
+			if (!cp_pool_await_drained(lfirst(cell)))
+				ereport(ERROR,
+						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						 errmsg("pools were resumed while their leases were waited for"),
+						 errdetail("Somebody called resume(), or interrupted a pause() before "
+								   "this one.")));
+		}
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(undo_pause, PointerGetDatum(paused));
 }

@@ -835,6 +835,8 @@ target_of_ad_hoc_pool(const CpPoolKey *key)
 	target = palloc0(sizeof(CpTarget));
 	target->key = *key;
 	target->role = key->role;
+	target->options = cp_guc_pool_options;
+	target->options.min_size = target->options.max_server_size = 0;
 	target->pool = CP_NONE;
 	return target;
 }
@@ -937,6 +939,14 @@ cp_target_resolve(const char *server)
 
 	update_options(entry);
 	return &entry->target;
+}
+
+CpTarget *
+cp_target_again(const CpTarget *target)
+{
+	const Entry *entry = (const Entry *) target;
+
+	return cp_target_resolve(cp_conninfo_copy_secret(CurrentMemoryContext, entry->name));
 }
 
 int

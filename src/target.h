@@ -36,6 +36,11 @@ typedef struct CpTarget
  */
 extern CpTarget *cp_target_resolve(const char *server);
 
+/*
+ * The same once more, for what may have changed since.  The old target is gone.
+ */
+extern CpTarget *cp_target_again(const CpTarget *target);
+
 /* true if text is a connection string or URI and never a server's name */
 extern bool cp_target_is_conninfo(const char *server);
 

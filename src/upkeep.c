@@ -99,6 +99,7 @@ static bool queue_is_empty = true; /* false: perhaps not */
 static bool list_wanted = false;
 static CpTime list_at = 0;		/* not before */
 static CpTime list_read_at = 0; /* the last time */
+static bool list_read_in_recovery = false;
 
 static bool look_wanted = false;
 static CpTime look_at = 0; /* not before */
@@ -349,6 +350,7 @@ read_list(CpTime now)
 {
 	HASH_SEQ_STATUS all;
 	Database *database;
+	bool in_recovery = RecoveryInProgress();
 
 	hash_seq_init(&all, databases);
 	while ((database = hash_seq_search(&all)) != NULL)
@@ -363,6 +365,7 @@ read_list(CpTime now)
 	}
 	list_wanted = false;
 	list_read_at = now;
+	list_read_in_recovery = in_recovery;
 	hash_seq_init(&all, databases);
 	while ((database = hash_seq_search(&all)) != NULL)
 	{
@@ -379,13 +382,14 @@ read_list(CpTime now)
 
 /*
  * Servers that are changed on the primary mark nothing here.  Returns when all
- * databases are to be read for that reason.
+ * databases are to be read for that reason: after a promotion once more, for what
+ * came just before it.
  */
 static CpTime
 refresh_time(void)
 {
 	if (!RecoveryInProgress())
-		return CP_FOREVER;
+		return list_read_in_recovery ? 0 : CP_FOREVER;
 	return cp_deadline(list_read_at, (int64) cp_guc_refresh_interval * 1000);
 }
 

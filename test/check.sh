@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test on throw-away servers: "make check".
 #
-#   make check [SUITES="regress isolation tap"] [TESTS="name..."] [COPT=...]
+#   make check [SUITES="regress isolation tap"] [TESTS="name..."] [COPT=...] [JOBS=2]
 #
 # The sources are copied, built with assertions (COPT replaces that flag) and
 # installed into a stage; nothing outside a temporary directory is written,
@@ -34,6 +34,7 @@ test/bootstrap.sh
 source test/lib.sh
 
 SUITES=${SUITES:-regress isolation tap}
+JOBS=${JOBS:-2} # TAP files at a time
 SUITE_LIMIT=240 # seconds for regress, for isolation, for one TAP file
 STEP_LIMIT=30   # seconds for a step of an isolation spec
 passed=0 failed=0
@@ -121,29 +122,47 @@ allow_setuid() {
     fi
 }
 
-# Each TAP file by itself: a dying one costs its own tests only.
+# Runs one TAP file: a dying one costs its own tests only. Leaves NAME.tap, and
+# NAME.status: exit status and seconds.
+write_tap_runner() {
+    as_server tee "$WORK/run_tap" >/dev/null <<EOF
+#!/bin/sh
+start=\$(date +%s) status=0
+timeout --kill-after=10 $SUITE_LIMIT prove -v "test/t/\$1.pl" >"$WORK/\$1.tap" 2>&1 || status=\$?
+echo "\$status \$((\$(date +%s) - start))" >"$WORK/\$1.status"
+EOF
+}
+
+# Counts what a TAP file has left.
+count_tap() {
+    local name=$1 log=$WORK/$1.tap status=1 took='?'
+    [[ ! -e $WORK/$name.status ]] || read -r status took <"$WORK/$name.status"
+    if ! count "tap $name ($took s)" \
+        "$(grep -E '^ok [0-9]' "$log" | grep -vc '# skip')" \
+        "$(grep -E '^not ok [0-9]' "$log" | grep -vc '# TODO')" "$status"
+    then
+        tail -n 60 "$log"
+        tail -v -n 30 "$WORK/tmp_check/log/${name}"_*.log || true
+        keep "$log" "$WORK/tmp_check/log/."
+    fi
+    grep -E '# (SKIP|skip)|figure: ' "$log" || true
+}
+
+# JOBS files at a time: most of them wait for most of the time.
 tap_suite() {
-    local name log status start perl_lib
+    local name perl_lib
     perl_lib=$WORK/src/test/perl:$(test_program perl)
     stage_settings | as_server tee "$WORK/stage.conf" >/dev/null
     export PG_REGRESS TEMP_CONFIG=$WORK/stage.conf PG_TEST_TIMEOUT_DEFAULT=60
     export CONPOOL_SETUP=$WORK/src/test/setup CONPOOL_CAN_SETUID=0
     PG_REGRESS=$(test_program regress/pg_regress)
     allow_setuid
+    write_tap_runner
+    printf '%s\n' "$@" | as_server tee "$WORK/tap_files" >/dev/null
+    limited $((SUITE_LIMIT * $#)) env -C "$WORK/src" TESTDIR="$WORK" PERL5LIB="$perl_lib" \
+        xargs -a "$WORK/tap_files" -n 1 -P "$JOBS" sh "$WORK/run_tap" || true
     for name; do
-        log=$WORK/$name.tap status=0 start=$SECONDS
-        limited "$SUITE_LIMIT" env -C "$WORK/src" TESTDIR="$WORK" \
-            PERL5LIB="$perl_lib" prove -v "test/t/$name.pl" >"$log" 2>&1 ||
-            status=$?
-        if ! count "tap $name ($((SECONDS - start)) s)" \
-            "$(grep -E '^ok [0-9]' "$log" | grep -vc '# skip')" \
-            "$(grep -E '^not ok [0-9]' "$log" | grep -vc '# TODO')" "$status"
-        then
-            tail -n 60 "$log"
-            tail -v -n 30 "$WORK/tmp_check/log/${name}"_*.log || true
-            keep "$log" "$WORK/tmp_check/log/."
-        fi
-        grep -E '# (SKIP|skip)' "$log" || true
+        count_tap "$name"
     done
     SERVER_CAPS=()
 }
