@@ -263,6 +263,7 @@ give_up(CpLease *lease)
 static void
 throw_connect_error(const CpTarget *target, CpFailure what, int sqlstate, const char *message)
 {
+	message = cp_problem_text(message);
 	if (what == CP_FAILURE_LOGIN)
 		ereport(ERROR,
 				(errcode(sqlstate),
@@ -717,6 +718,7 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 	c.role = lease->role;
 	c.lease = lease->id;
 	c.since = lease->requested_at;
+	c.deadline = deadline;
 	c.adopted = cp_cache_generations();
 	c.last_slot = cp_cache_last();
 

@@ -25,6 +25,7 @@
 
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/memutils.h"
 
 #include "pool_internal.h"
@@ -390,16 +391,30 @@ name_holders(const Reading *r, const Waiting *w, int *connections)
 	return buf.data;
 }
 
+/* Names of connection strings tell hosts and users: not for every eye. */
+static char *
+visible_name(int p)
+{
+	CpPoolKey key;
+	char name[CP_POOL_NAME_LEN];
+
+	LWLockAcquire(cp_shmem_pool_lock(p), LW_SHARED);
+	key = cp_pools[p].key;
+	strlcpy(name, cp_pools[p].name, sizeof(name));
+	LWLockRelease(cp_shmem_pool_lock(p));
+	if (key.kind == CP_POOL_CONNINFO && !has_privs_of_role(GetUserId(), key.role))
+		return pstrdup("?");
+	return pstrdup(name);
+}
+
 static void
 describe_waiting(StringInfo buf, const Reading *r, const Waiting *w)
 {
-	char name[CP_POOL_NAME_LEN];
+	char *name;
 	int n;
 	char *holders = name_holders(r, w, &n);
 
-	LWLockAcquire(cp_shmem_pool_lock(w->pool), LW_SHARED);
-	strlcpy(name, cp_pools[w->pool].name, sizeof(name));
-	LWLockRelease(cp_shmem_pool_lock(w->pool));
+	name = visible_name(w->pool);
 
 	if (w->awaits == AWAITS_SERVER)
 		appendStringInfo(buf, _("Process %d waits for a connection of pool \"%s\"; all that "

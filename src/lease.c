@@ -19,6 +19,7 @@
 #include "utils/memutils.h"
 
 #include "borrow.h"
+#include "compat.h"
 #include "error.h"
 #include "leak.h"
 
@@ -360,10 +361,12 @@ find_implicit(const CpTarget *target, CpScope scope)
 		if (lease->is_explicit || lease->scope != scope || lease->role != target->role ||
 			memcmp(&lease->key, &target->key, sizeof(lease->key)) != 0)
 			continue;
+		if (lease->slot != CP_NONE && !is_reclaimed(lease))
+			return lease;
+		/* whoever runs a statement on it needs it yet */
+		refuse_if_busy(lease);
 		if (is_reclaimed(lease))
 			drop_reclaimed(lease);
-		else if (lease->slot != CP_NONE)
-			return lease;
 		else
 			end_lease(lease); /* its connection was lost */
 	}
@@ -402,31 +405,36 @@ find_lease(uint64 id)
 	return NULL;
 }
 
+pg_noreturn static void
+throw_not_held(int64 id)
+{
+	cp_lease_throw_if_reclaimed((uint64) id, NULL);
+	ereport(ERROR,
+			(errcode(CP_ERRCODE_NOT_YOUR_LEASE),
+			 errmsg("lease " INT64_FORMAT " is not held by this session", id),
+			 errdetail("It never was, or it has been given back."),
+			 errhint("View conpool.leases shows the leases that are held.")));
+}
+
 CpLease *
 cp_lease_get(int64 id, bool must_be_usable, bool *release)
 {
 	CpLease *lease = find_lease((uint64) id);
 
-	if (lease != NULL && is_reclaimed(lease))
-	{
-		drop_reclaimed(lease);
-		lease = NULL;
-	}
 	if (lease == NULL)
-	{
-		cp_lease_throw_if_reclaimed((uint64) id, NULL);
-		ereport(ERROR,
-				(errcode(CP_ERRCODE_NOT_YOUR_LEASE),
-				 errmsg("lease " INT64_FORMAT " is not held by this session", id),
-				 errdetail("It never was, or it has been given back."),
-				 errhint("View conpool.leases shows the leases that are held.")));
-	}
+		throw_not_held(id);
 	if (lease->role != GetUserId())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for lease " INT64_FORMAT, id),
 				 errdetail("A lease can only be used by the role that took it.")));
+	/* also of one that was reclaimed: whoever runs the statement needs it yet */
 	refuse_if_busy(lease);
+	if (is_reclaimed(lease))
+	{
+		drop_reclaimed(lease);
+		throw_not_held(id);
+	}
 	if (must_be_usable && lease->slot == CP_NONE)
 		ereport(ERROR,
 				(errcode(CP_ERRCODE_LOST),

@@ -33,10 +33,10 @@
 
 /* how far into the idle list we look for a connection adopted before */
 #define ADOPTED_SEARCH_DEPTH 64
-/* a remote silent for so long (microseconds) has failed, whoever gave up on it ... */
-#define SILENCE (1 * USECS_PER_SEC)
-/* ... but not if they gave up so soon */
-#define HURRY (100 * INT64CONST(1000))
+/* a remote silent for so long (microseconds) has failed, whoever gave up on it */
+#define SILENCE (5 * USECS_PER_SEC)
+/* callers with so much time may try the remote before those in a hurry do */
+#define PRECEDENCE (1 * USECS_PER_SEC)
 /* for how long a ceiling stays lowered, at least (microseconds) */
 #define MIN_CEILING_TIME (1 * USECS_PER_SEC)
 /* by so many doublings its backoff begins later than that of a breaker */
@@ -304,15 +304,30 @@ cp_pool_may_open(const CpSharedPool *pool, CpTime now)
 	return has_room(pool, now) && cp_breaker_allows(&pool->breaker, now);
 }
 
+/* How long a remote may take to answer before that tells something about it. */
+static CpTime
+patience(const CpSharedPool *pool)
+{
+	CpTime limit = (CpTime) pool->options.connect_timeout * 1000;
+
+	return limit > 0 ? Min(limit, SILENCE) : SILENCE;
+}
+
 /*
  * Does the breaker let the first waiter connect?  It knows nothing of the remote
- * of one who comes with options of his own.
+ * of one who comes with options of his own.  One who has no time to wait for the
+ * outcome becomes its prober only if nobody better comes for a while.
  */
 static bool
 breaker_lets_first(const CpSharedPool *pool, CpTime now)
 {
-	return cp_waiters[pool->queue_head].wants_permit ||
-		cp_breaker_allows(&pool->breaker, now);
+	const CpSharedWaiter *w = &cp_waiters[pool->queue_head];
+
+	if (w->wants_permit || pool->breaker.state == CP_BREAKER_CLOSED)
+		return true;
+	return cp_breaker_allows(&pool->breaker, now) &&
+		(w->deadline - now >= patience(pool) ||
+		 now - pool->breaker.next_attempt >= PRECEDENCE);
 }
 
 /*
@@ -450,6 +465,7 @@ enqueue(CpCheckout *c)
 	w->pool = c->pool;
 	w->pid = MyProcPid;
 	w->since = c->since;
+	w->deadline = c->deadline;
 	w->wait = 0;
 	w->suspect = false;
 	w->wants_permit = c->wants_permit;
@@ -667,14 +683,6 @@ cp_pool_leave_queue(CpLeave why)
 
 /* ---- opening ------------------------------------------------------------ */
 
-/* The remote is there, whatever it said. */
-static void
-has_answered(CpSharedPool *pool, CpTime now)
-{
-	cp_breaker_answered(&pool->breaker, now);
-	pool->silent_since = 0;
-}
-
 /* What is known of a connection once it is open. */
 void
 cp_pool_set_connection(int i, const CpConnected *info, CpTime now)
@@ -692,7 +700,7 @@ cp_pool_set_connection(int i, const CpConnected *info, CpTime now)
 	cp_stats_connect(&pool->stats, info->connect_time);
 	if (slot->own_options)
 		return;
-	has_answered(pool, now);
+	cp_breaker_answered(&pool->breaker, now);
 	if (now >= pool->ceiling_until)
 		pool->ceiling_failures = 0;
 }
@@ -737,21 +745,31 @@ may_hold_password(const char *message)
 	return false;
 }
 
+const char *
+cp_problem_text(const char *message)
+{
+	return may_hold_password(message) ? "<hidden: it may hold a password>" : message;
+}
+
 void
 cp_problem_note(CpProblem *problem, int sqlstate, const char *message, CpTime now)
 {
+	bool cut;
 	int len;
 
-	if (message && may_hold_password(message))
-		message = "<hidden: it may hold a password>";
-	len = message ? (int) strlen(message) : 0;
+	message = message ? cp_problem_text(message) : "";
+	len = (int) strlen(message);
 
-	if (len >= CP_MESSAGE_LEN)
+	cut = len >= CP_MESSAGE_LEN;
+	if (cut)
 		len = pg_mbcliplen(message, len, CP_MESSAGE_LEN - 1);
+	/* the dialer, without a database, knows no encoding but cuts no character */
+	while (cut && GetDatabaseEncoding() == PG_SQL_ASCII && len > 0 &&
+		   (message[len] & 0xC0) == 0x80)
+		len--;
 	problem->at = now;
 	problem->sqlstate = sqlstate;
-	if (len > 0)
-		memcpy(problem->message, message, len);
+	memcpy(problem->message, message, len);
 	problem->message[len] = '\0';
 }
 
@@ -781,18 +799,13 @@ trip_breaker(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now)
 }
 
 /*
- * Somebody lost patience with the remote before it had answered.  Callers whose
- * own time is short must not be what keeps the breaker closed, nor open it
- * because they are in a hurry.
+ * Somebody lost patience with the remote before it had answered, or was made to.
+ * That tells something only if it lasted.
  */
 static void
 learn_from_silence(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now)
 {
-	if (now - slot->state_since < HURRY)
-		return;
-	if (pool->silent_since == 0)
-		pool->silent_since = slot->state_since;
-	if (now - pool->silent_since < SILENCE)
+	if (now - slot->state_since < patience(pool))
 		return;
 	cp_problem_note(&pool->problem, 0, "the remote server did not answer in time", now);
 	trip_breaker(pool, slot, now);
@@ -809,16 +822,16 @@ learn_from_failure(CpSharedPool *pool, const CpSharedSlot *slot, CpFailure what,
 			trip_breaker(pool, slot, now);
 			break;
 		case CP_FAILURE_ROOM:
-			has_answered(pool, now);
+			cp_breaker_answered(&pool->breaker, now);
 			lower_ceiling(pool, now);
 			break;
 		case CP_FAILURE_LOGIN:
-			has_answered(pool, now);
+			cp_breaker_answered(&pool->breaker, now);
 			if (others_live)
 				lower_ceiling(pool, now);
 			break;
 		case CP_FAILURE_REFUSED:
-			has_answered(pool, now);
+			cp_breaker_answered(&pool->breaker, now);
 			break;
 		case CP_FAILURE_TIMEOUT:
 		case CP_FAILURE_CANCEL:

@@ -11,6 +11,12 @@
 
 #include "shmem.h"
 
+/*
+ * A message that came from a remote, as views and the log may show it: itself, or,
+ * if it may hold a password, a constant text.
+ */
+extern const char *cp_problem_text(const char *message);
+
 /* ---- finding pools ---- */
 
 /*
@@ -34,6 +40,7 @@ typedef struct CpCheckout
 	Oid role;
 	uint64 lease;
 	CpTime since;	   /* when the caller began */
+	CpTime deadline;   /* when its time is over */
 	bool wants_permit; /* unshared only: no idle connection will do */
 	/* what was granted turned out dead: goes to the head of the queue */
 	bool again;

@@ -145,6 +145,9 @@ extern bool cp_server_is_oversized(int s);
 /* The next place is for pool p; CP_NONE: for anybody. */
 extern void cp_server_reserve(int s, int p);
 extern void cp_server_unreserve(int s, int p);
+
+/* A database is gone, and so are the servers that are remembered as paused. */
+extern void cp_server_forget_database(Oid database);
 extern bool cp_server_is_full(int s);
 extern int cp_server_count(int s);
 

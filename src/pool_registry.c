@@ -25,11 +25,18 @@ find_pool(const CpPoolKey *key)
 	return CP_NONE;
 }
 
-/* Nobody uses, opens, cleans or waits for any of its connections, or has paused it. */
+/*
+ * Nobody uses, opens, cleans or waits for any of its connections.  A pause
+ * protects it, but not an empty pool of a connection string: anybody could fill
+ * the registry with those.
+ */
 static bool
 is_quiet(const CpSharedPool *pool)
 {
-	return pool->waiting == 0 && !pool->paused &&
+	bool is_kept = pool->paused &&
+		!(pool->key.kind == CP_POOL_CONNINFO && cp_pool_size(pool) == 0);
+
+	return pool->waiting == 0 && !is_kept &&
 		cp_pool_size(pool) == pool->counts[CP_SLOT_IDLE] + pool->counts[CP_SLOT_CLOSING];
 }
 

@@ -216,6 +216,18 @@ cp_server_next_unused(int *next, Oid database, Oid *server)
 }
 
 void
+cp_server_forget_database(Oid database)
+{
+	LWLockAcquire(cp_shmem_registry_lock(), LW_EXCLUSIVE);
+	for (int s = 0; s < cp_shared->max_servers; s++)
+	{
+		if (cp_servers[s].in_use && cp_servers[s].database == database)
+			cp_servers[s].paused = cp_shared->all_paused;
+	}
+	LWLockRelease(cp_shmem_registry_lock());
+}
+
+void
 cp_server_forget(Oid database, Oid server)
 {
 	int s;

@@ -18,6 +18,8 @@
 
 /* an order is given to the dialer again after this time, in microseconds */
 #define ORDER_TIME (1 * USECS_PER_SEC)
+/* a pool comes under suspicion once in this time, in microseconds */
+#define SUSPICION_TIME (1 * USECS_PER_SEC)
 /* a validation that takes so long, in microseconds, is no usual one */
 #define HANGING (1 * USECS_PER_SEC)
 /* a quarter of a pool, at most, is closed for its age within a second */
@@ -150,6 +152,9 @@ validate_idle(CpSharedPool *pool, CpTime now, CpAftermath *after)
 void
 cp_pool_suspect(CpSharedPool *pool, CpTime now, CpAftermath *after)
 {
+	/* one after the other, on purpose, would keep all of them busy being checked */
+	if (now - pool->suspect_before < SUSPICION_TIME)
+		return;
 	pool->suspect_before = now;
 	pg_atomic_write_u32(&cp_shared->upkeep_wanted, 1);
 	after->wake_broker = true;
@@ -386,6 +391,7 @@ cp_pool_drop(int pool, uint64 generation)
 void
 cp_pool_drop_database(Oid database)
 {
+	cp_server_forget_database(database);
 	for (int p = CP_OVERFLOW_POOL + 1; p < cp_shared->max_pools; p++)
 	{
 		cp_pool_lock(p);

@@ -168,6 +168,7 @@ typedef struct CpSharedWaiter
 	uint64 generation; /* of the granted slot */
 	int pid;
 	CpTime since;
+	CpTime deadline;
 	bool wants_permit; /* only an unshared connection will do */
 	bool suspect;	   /* the granted connection is to be checked first */
 	CpTime wait;	   /* microseconds counted at the grant */
@@ -240,7 +241,6 @@ typedef struct CpSharedPool
 
 	/* pool lock: the state of its remote */
 	CpTime suspect_before; /* what was not checked since is checked before use */
-	CpTime silent_since;   /* since then it has not answered anybody; 0 = it has */
 	CpBreaker breaker;
 	int prober;			  /* slot whose connect is the breaker's probe, or CP_NONE */
 	CpFingerprint failed; /* options of the connect for which the breaker is open */
@@ -305,6 +305,7 @@ typedef struct CpShared
 	pg_atomic_uint32 dialer_pid;	/* 0 while it does not listen */
 	pg_atomic_uint32 reader_pid;	/* 0 while there is none */
 	pg_atomic_uint32 last_read;		/* database that a reader has read to the end */
+	pg_atomic_uint32 last_bare;		/* the same one, if it lacks the extension */
 
 	/* broadcast when a paused pool has no lease left, or is resumed or gone */
 	ConditionVariable drained;
