@@ -940,7 +940,8 @@ cp_borrow_abort(CpLease *lease, CpTime deadline)
 	/* else it was the check before use */
 	if (lease->obtained_at != 0)
 		lease->usage.query_errors++;
-	if (lease->remote != NULL && !lease->beyond_recovery && cp_remote_recover(lease->remote, deadline))
+	if (lease->remote != NULL && !lease->beyond_recovery &&
+		cp_remote_recover(lease->remote, deadline))
 	{
 		/* what was stopped may have changed session state before */
 		lease->dirty = true;

@@ -46,7 +46,7 @@ extern void cp_breaker_undecided(CpBreaker *breaker, CpTime now);
 
 /*
  * The n-th delay in a row, n from 1, in microseconds: at random up to 100 ms *
- * 2^(n-1), at most 30 s ("full jitter", M. Brooker, "Exponential Backoff And
+ * 1.5^(n-1), at most 30 s ("full jitter", M. Brooker, "Exponential Backoff And
  * Jitter", AWS Architecture Blog, 2015), and at least 1 ms.
  */
 extern CpTime cp_breaker_backoff(int n);

@@ -2,12 +2,15 @@
  * conninfo.c
  *		The libpq options that a connection is opened with.
  *
- * Runs in client backends, called by target.c and the validator.  Throws.
+ * Runs in client backends, called by target.c and the validator; the part that
+ * is about waiting in the dialer.  Throws.
  * Must never put a value into a message, nor leave one behind in freed memory.
  */
 #include "postgres.h"
 
 #include "conninfo.h"
+
+#include <sys/stat.h>
 
 #include "common/hmac.h"
 #include "common/sha2.h"
@@ -39,6 +42,15 @@ static const char *const defaults[][2] = {
 	{"keepalives_interval", "10"}, /* s */
 	{"tcp_user_timeout", "30000"}, /* ms */
 };
+
+/* bytes of a password file that are read without ado */
+#define PASSFILE_MAX (1024 * 1024)
+
+/* see cp_conninfo_without_waiting() */
+#define NO_SERVICE_10 "----------"
+#define NO_SERVICE \
+	"none@" NO_SERVICE_10 NO_SERVICE_10 NO_SERVICE_10 NO_SERVICE_10 NO_SERVICE_10 \
+		NO_SERVICE_10 NO_SERVICE_10 NO_SERVICE_10
 
 /* A text in memory that is overwritten when its context goes. */
 typedef struct Secret
@@ -196,6 +208,23 @@ cp_conninfo_get(const CpConninfo *info, const char *keyword)
 	return info->given[i];
 }
 
+void
+cp_conninfo_check_list(const char *keyword, const char *value)
+{
+	int n = 1;
+
+	if (strcmp(keyword, "host") != 0 && strcmp(keyword, "hostaddr") != 0 &&
+		strcmp(keyword, "port") != 0)
+		return;
+	for (; *value != '\0'; value++)
+		n += *value == ',';
+	if (n > CP_MAX_HOSTS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" has too many entries", keyword),
+				 errdetail("It has %d, and at most %d are tried.", n, CP_MAX_HOSTS)));
+}
+
 static void
 require_allowed(const char *keyword)
 {
@@ -264,6 +293,7 @@ cp_conninfo_parse(CpConninfo *info, const char *string)
 			require_allowed(o->keyword);
 			if (strcmp(o->keyword, "host") == 0 && holds_credentials(o->val))
 				throw_invalid();
+			cp_conninfo_check_list(o->keyword, o->val);
 			cp_conninfo_set(info, o->keyword, o->val);
 		}
 	}
@@ -336,6 +366,8 @@ cp_conninfo_finish(CpConninfo *info)
 	{
 		if (info->given[i] == NULL)
 			continue;
+		/* a server may have been made when there was no such limit */
+		cp_conninfo_check_list(cp_conninfo_keyword(i), info->given[i]);
 		info->keywords[used] = cp_conninfo_keyword(i);
 		info->values[used++] = info->given[i];
 	}
@@ -413,6 +445,116 @@ cp_conninfo_digest(const char *string)
 	digest_begin(&d, 's');
 	digest_add_text(&d, string);
 	return digest_end(&d);
+}
+
+/* ---- without waiting ---- */
+
+static const char *
+given_option(const char *const *keywords, const char *const *values, const char *keyword)
+{
+	for (int i = 0; keywords[i] != NULL; i++)
+	{
+		if (strcmp(keywords[i], keyword) == 0 && values[i] != NULL && values[i][0] != '\0')
+			return values[i];
+	}
+	return NULL;
+}
+
+/* The same, or what the environment says; NULL if neither does. */
+static const char *
+effective_option(const char *const *keywords, const char *const *values, const char *keyword,
+				 const char *variable)
+{
+	const char *value = given_option(keywords, values, keyword);
+
+	if (value == NULL)
+		value = getenv(variable);
+	return value != NULL && value[0] != '\0' ? value : NULL;
+}
+
+/* Ends reading it soon?  Files that the kernel makes up have no size. */
+static bool
+is_small_file(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return true; /* libpq does without it */
+	return S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size <= PASSFILE_MAX;
+}
+
+/*
+ * A value of require_auth by which GSSAPI is not spoken; NULL if the one that is
+ * given requires it.
+ */
+static const char *
+without_gss(const char *require_auth)
+{
+	if (require_auth == NULL)
+		return "!gss,!sspi";
+	if (require_auth[0] != '!')
+		return strstr(require_auth, "gss") == NULL && strstr(require_auth, "sspi") == NULL ?
+			require_auth :
+			NULL;
+	/* to say a thing twice is an error */
+	return psprintf("%s%s%s", require_auth,
+					strstr(require_auth, "!gss") == NULL ? ",!gss" : "",
+					strstr(require_auth, "!sspi") == NULL ? ",!sspi" : "");
+}
+
+/* Copies both arrays with an option replaced. */
+static void
+replace_option(const char *const *keywords, const char *const *values,
+			   const char *keyword, const char *value,
+			   const char ***new_keywords, const char ***new_values)
+{
+	int count = 0;
+	int used = 0;
+
+	while (keywords[count] != NULL)
+		count++;
+	*new_keywords = palloc0((count + 2) * sizeof(char *));
+	*new_values = palloc0((count + 2) * sizeof(char *));
+	for (int i = 0; i < count; i++)
+	{
+		if (strcmp(keywords[i], keyword) == 0)
+			continue;
+		(*new_keywords)[used] = keywords[i];
+		(*new_values)[used++] = values[i];
+	}
+	(*new_keywords)[used] = keyword;
+	(*new_values)[used] = value;
+}
+
+/*
+ * The remote may ask for GSSAPI, for which the Kerberos library looks names up
+ * before it notices that there is no ticket.  Where libpq cannot be told to refuse,
+ * it gets the name of a service which makes a name of the host that no name server
+ * is asked for: a part of it is longer than may be.
+ */
+const char *
+cp_conninfo_without_waiting(const char *const *keywords, const char *const *values,
+							const char ***new_keywords, const char ***new_values)
+{
+	const char *passfile = given_option(keywords, values, "passfile");
+	const char *keyword = "require_auth";
+	const char *value;
+
+	if (effective_option(keywords, values, "service", "PGSERVICE") != NULL)
+		return "option \"service\" is of no use ahead of demand: give the options themselves";
+	if (passfile != NULL && !is_small_file(passfile))
+		return "the password file is empty, too long, or not a regular file";
+	if (option_index(keyword) != CP_NONE)
+		value = without_gss(effective_option(keywords, values, keyword, "PGREQUIREAUTH"));
+	else
+	{
+		keyword = "krbsrvname";
+		value = NO_SERVICE;
+	}
+	if (value == NULL)
+		return "GSSAPI authentication is of no use ahead of demand";
+	replace_option(keywords, values, keyword, value, new_keywords, new_values);
+	return NULL;
 }
 
 /* ---- for people ---- */

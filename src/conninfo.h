@@ -3,8 +3,8 @@
  *		The libpq options that a connection is opened with: which there are,
  *		who may give them, and what conpool adds.
  *
- * Runs in client backends, called by target.c and the validator.  Knows
- * libpq's options, and no catalog, right or network.  Throws.
+ * Runs in client backends, called by target.c and the validator; the last part
+ * in the dialer.  Knows libpq's options, and no catalog, right or network.  Throws.
  */
 #ifndef CP_CONNINFO_H
 #define CP_CONNINFO_H
@@ -28,6 +28,9 @@ typedef struct CpConninfo
 	const char **keywords;
 	const char **values;
 } CpConninfo;
+
+/* entries that a list of hosts may have: each is tried by itself */
+#define CP_MAX_HOSTS 64
 
 /* Is the text a connection string or URI, and never the name of a server? */
 extern bool cp_conninfo_is_one(const char *text);
@@ -53,6 +56,9 @@ extern void cp_conninfo_set(CpConninfo *info, const char *keyword, const char *v
 /* NULL = not given; libpq takes an empty value for none, and so do we */
 extern const char *cp_conninfo_get(const CpConninfo *info, const char *keyword);
 
+/* Throws unless a list (host, hostaddr, port) is short enough; others are. */
+extern void cp_conninfo_check_list(const char *keyword, const char *value);
+
 /*
  * Gives all options that a connection string or URI holds.  Throws without
  * showing any of the text, which may hold a password.
@@ -70,6 +76,17 @@ extern CpFingerprint cp_conninfo_fingerprint(const CpConninfo *info, CpTrust tru
 
 /* Of the text itself, as part of a pool's key. */
 extern CpFingerprint cp_conninfo_digest(const char *string);
+
+/*
+ * The same options (new arrays; strings shared) for a process that must not wait
+ * in libpq: without what has it read a file that never ends, or ask a name server
+ * or a ticket server.  Encryption does, too, but is left as it is: that is for the
+ * caller to see to.  Returns NULL, or why such options are of no use then.
+ */
+extern const char *cp_conninfo_without_waiting(const char *const *keywords,
+											   const char *const *values,
+											   const char ***new_keywords,
+											   const char ***new_values);
 
 /* A name for people, made of nothing but host, port, database and user. */
 extern void cp_conninfo_display(const CpConninfo *info, char *buf, size_t size);

@@ -3,11 +3,11 @@
  *		Notices statements that change what pools are made of.
  *
  * Runs in client backends, from the utility hook, around every statement that
- * is not a plain query: so it looks at the statement's kind and nothing else.
- * What a statement has changed is there for others when its transaction
- * commits, so that is when the databases are marked.  Which servers or pools it
- * concerns is not its business: whoever reads the definitions finds out.  Must
- * never throw.
+ * is not a plain query: so it looks at little more than the statement's kind.
+ * What a statement has changed is there for others when its transaction commits,
+ * so that is when the databases are marked: this one at any rate, since a mark for
+ * all is dealt with more slowly.  Which servers or pools it concerns is not its
+ * business: whoever reads the definitions finds out.  Must never throw.
  */
 #include "postgres.h"
 
@@ -55,6 +55,23 @@ scope_of_rename(const RenameStmt *statement)
 	}
 }
 
+/* Roles change their own password as often as they like: that is nothing to us. */
+static bool
+is_indifferent(const AlterRoleStmt *statement)
+{
+	ListCell *cell;
+
+	foreach(cell, statement->options)
+	{
+		const char *name = lfirst_node(DefElem, cell)->defname;
+
+		if (strcmp(name, "password") != 0 && strcmp(name, "validUntil") != 0 &&
+			strcmp(name, "connectionlimit") != 0)
+			return false;
+	}
+	return true;
+}
+
 /* What a prepared transaction had done is not known any more. */
 static CpDdlScope
 scope_of_transaction(const TransactionStmt *statement)
@@ -88,6 +105,7 @@ cp_ddl_scope(const Node *statement)
 		case T_ReassignOwnedStmt:
 			return CP_DDL_DATABASE;
 		case T_AlterRoleStmt:
+			return is_indifferent((const AlterRoleStmt *) statement) ? CP_DDL_NONE : CP_DDL_ALL;
 		case T_DropRoleStmt:
 		case T_GrantRoleStmt:
 		case T_CreatedbStmt: /* its template may have servers */
@@ -123,8 +141,13 @@ transaction_ends(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
+			if (noticed == CP_DDL_ALL)
+				cp_pool_mark_database(InvalidOid);
+			cp_pool_mark_database(MyDatabaseId);
+			noticed = CP_DDL_NONE;
+			break;
 		case XACT_EVENT_ABORT: /* it may have used what is not there any more */
-			cp_pool_mark_database(noticed == CP_DDL_ALL ? InvalidOid : MyDatabaseId);
+			cp_pool_mark_database(MyDatabaseId);
 			noticed = CP_DDL_NONE;
 			break;
 		case XACT_EVENT_PREPARE:

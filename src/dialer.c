@@ -33,6 +33,7 @@
 #include "utils/memutils.h"
 
 #include "compat.h"
+#include "conninfo.h"
 #include "error.h"
 #include "handover.h"
 #include "hosts.h"
@@ -43,9 +44,10 @@
 #include "vault.h"
 
 /*
- * Connects under way at once: over all pools, of pools that are failing, and of
- * one order, for which a single one goes ahead.  So remotes that do not answer
- * leave room for the others.
+ * Connects under way at once: over all pools, of pools that are failing, slow ones
+ * included, and of one order, for which a single one goes ahead.  So remotes that
+ * do not answer leave room for the others; if there is none all the same, a slow
+ * one gives way.
  */
 #define MAX_ATTEMPTS 32
 #define MAX_FAILING_ATTEMPTS 16
@@ -53,8 +55,12 @@
 
 /* without work for so long, it goes (milliseconds, as all below) */
 #define IDLE_LIMIT (60 * 1000)
-/* a connect without connect_timeout is given up after this */
-#define CONNECT_LIMIT (10 * 60 * 1000)
+/* looking names up, and a connect, are given up after this at the latest */
+#define CONNECT_LIMIT (30 * 1000)
+/* a connect that takes longer, to a remote that has let nobody in, is a slow one */
+#define SLOW_LIMIT 2000
+/* a pool that waits for a place for so long is told so */
+#define PLACE_LIMIT 1000
 /* the broker answers within this time or is not there */
 #define VAULT_TIMEOUT 2000
 /* how long to wait for the remote's end of file */
@@ -67,6 +73,9 @@
 #define VAULT_PAUSE 20
 /* before the listener is looked at again after it gave no order */
 #define LISTEN_PAUSE 100
+
+/* why a pool has no connections ahead of demand */
+#define ENCRYPTED "connections are encrypted and cannot be kept ahead of demand"
 
 /* A host of an order. */
 typedef struct Host
@@ -91,12 +100,16 @@ typedef struct Job
 	Host *hosts;
 	int nhosts;
 	bool resolved;
+	bool without_thread;	/* there was none in time for one of its names */
 	CpTime deadline;		/* of looking names up */
 	const char *unresolved; /* why there is no address at all, or NULL */
 	const char *const *keywords;
 	const char *const *values;
 
-	CpTime retry_at; /* no permit, or no thread, is asked for before */
+	CpTime retry_at;	 /* no permit, place, or thread is asked for before */
+	CpTime placeless_at; /* since then it waits for a place; 0 = it does not */
+	CpTime claimed_at;	 /* when another one was made to give way to it */
+	bool told;			 /* that it waits */
 } Job;
 
 typedef enum AttemptState
@@ -135,9 +148,13 @@ static CpTime idle_since = 0;
 
 static dlist_head jobs = DLIST_STATIC_INIT(jobs);
 static Attempt attempts[MAX_ATTEMPTS];
+/* so many slow ones are to give way, once no list is being gone through */
+static int places_claimed = 0;
 
 /* per pool: its generation, once the log has been told of an outage */
 static uint64 *complained;
+/* per pool: its generation, once a remote has let us in */
+static uint64 *proven;
 
 /* ---- jobs ------------------------------------------------------------------ */
 
@@ -196,74 +213,6 @@ is_repeated(const CpOrder *order, const CpOrder *other)
 		order->password_required == other->password_required;
 }
 
-static void
-list_hosts(Job *job)
-{
-	CpHost *given;
-
-	job->nhosts = cp_hosts_split(job->order->keywords, job->order->values, &given);
-	job->hosts = palloc0(Max(job->nhosts, 1) * sizeof(Host));
-	for (int i = 0; i < job->nhosts; i++)
-	{
-		job->hosts[i].given = given[i];
-		job->hosts[i].pending = cp_host_is_name(&given[i]);
-	}
-}
-
-/* Takes the order over. */
-static void
-open_job(CpOrder *order, CpTime now)
-{
-	MemoryContext context = AllocSetContextCreate(dialer_context, "conpool order",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext before = MemoryContextSwitchTo(context);
-	Job *job = palloc0(sizeof(Job));
-
-	job->context = context;
-	job->order = order;
-	if (order->connect_timeout <= 0)
-		order->connect_timeout = CONNECT_LIMIT;
-	job->deadline = cp_deadline(now, order->connect_timeout);
-	list_hosts(job);
-	job->users = 1;
-	job->listed = true;
-	dlist_push_tail(&jobs, &job->node);
-	cp_pool_order_runs(order->pool, order->pool_generation, job->deadline);
-	MemoryContextSwitchTo(before);
-}
-
-static void
-accept_order(CpTime now)
-{
-	MemoryContext before = MemoryContextSwitchTo(dialer_context);
-	CpOrder *order = cp_handover_accept(listener);
-	Job *job;
-
-	MemoryContextSwitchTo(before);
-	order_is_there = false;
-	if (order == NULL)
-	{
-		/* out of descriptors, perhaps: the listener would fire for ever */
-		listen_at = cp_deadline(now, LISTEN_PAUSE);
-		return;
-	}
-	if (order->pool <= CP_OVERFLOW_POOL || order->pool >= cp_shared->max_pools)
-	{
-		cp_handover_free(order);
-		return;
-	}
-	job = listed_job_of(order->pool);
-	if (job != NULL && is_repeated(job->order, order))
-		cp_handover_free(order);
-	else
-	{
-		/* what is left of an old one is not wanted any more */
-		if (job != NULL)
-			close_job(job);
-		open_job(order, now);
-	}
-}
-
 /* ---- failures -------------------------------------------------------------- */
 
 /* Has nothing come of it since the log was told? */
@@ -271,6 +220,20 @@ static bool
 is_failing(const CpOrder *order)
 {
 	return complained[order->pool] == order->pool_generation;
+}
+
+/* Is there a remote behind it? */
+static bool
+is_proven(const CpOrder *order)
+{
+	return proven[order->pool] == order->pool_generation;
+}
+
+/* Milliseconds that a connect, or looking its names up, may take. */
+static int
+connect_limit(const CpOrder *order)
+{
+	return order->connect_timeout > 0 ? Min(order->connect_timeout, CONNECT_LIMIT) : CONNECT_LIMIT;
 }
 
 /* One line in the log for each outage of a pool; the view tells of every attempt. */
@@ -287,7 +250,7 @@ complain(const CpOrder *order, int sqlstate, const char *message)
 				(errcode(sqlstate != 0 ? sqlstate : CP_ERRCODE_UNREACHABLE),
 				 errmsg("could not open a connection of pool \"%s\" ahead of demand",
 						info->name),
-				 errdetail_internal("%s", message),
+				 errdetail_internal("%s", cp_problem_text(message)),
 				 errhint("This is tried again; see the view conpool.pools.")));
 	complained[order->pool] = order->pool_generation;
 }
@@ -359,6 +322,91 @@ fail(Attempt *a, CpFailure what, int sqlstate, const char *message)
 	(void) cp_pool_connect_failed(a->slot, a->generation, what, sqlstate, message, a->begun);
 	give_up_job(a->job, sqlstate, message);
 	end_attempt(a);
+}
+
+/* ---- orders ---------------------------------------------------------------- */
+
+/* Its hosts, and the options without what libpq would wait for; or why not. */
+static const char *
+list_hosts(Job *job)
+{
+	const char **keywords;
+	const char **values;
+	CpHost *given;
+	int n;
+	const char *error = cp_conninfo_without_waiting(job->order->keywords, job->order->values,
+													&keywords, &values);
+
+	if (error != NULL)
+		return error;
+	job->keywords = keywords;
+	job->values = values;
+	n = cp_hosts_split(keywords, values, &given);
+	if (n == CP_NONE)
+		return "too many hosts";
+	job->hosts = palloc0(Max(n, 1) * sizeof(Host));
+	job->nhosts = n;
+	for (int i = 0; i < n; i++)
+	{
+		job->hosts[i].given = given[i];
+		job->hosts[i].pending = cp_host_is_name(&given[i]);
+	}
+	return NULL;
+}
+
+/* Takes the order over. */
+static void
+open_job(CpOrder *order, CpTime now)
+{
+	const char *error;
+	MemoryContext context = AllocSetContextCreate(dialer_context, "conpool order",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext before = MemoryContextSwitchTo(context);
+	Job *job = palloc0(sizeof(Job));
+
+	job->context = context;
+	job->order = order;
+	job->deadline = cp_deadline(now, connect_limit(order));
+	error = list_hosts(job);
+	job->users = 1;
+	job->listed = true;
+	dlist_push_tail(&jobs, &job->node);
+	cp_pool_order_runs(order->pool, order->pool_generation, job->deadline);
+	MemoryContextSwitchTo(before);
+	if (error != NULL)
+		give_up_job(job, 0, error);
+}
+
+static void
+accept_order(CpTime now)
+{
+	MemoryContext before = MemoryContextSwitchTo(dialer_context);
+	CpOrder *order = cp_handover_accept(listener);
+	Job *job;
+
+	MemoryContextSwitchTo(before);
+	order_is_there = false;
+	if (order == NULL)
+	{
+		/* out of descriptors, perhaps: the listener would fire for ever */
+		listen_at = cp_deadline(now, LISTEN_PAUSE);
+		return;
+	}
+	if (order->pool <= CP_OVERFLOW_POOL || order->pool >= cp_shared->max_pools)
+	{
+		cp_handover_free(order);
+		return;
+	}
+	job = listed_job_of(order->pool);
+	if (job != NULL && is_repeated(job->order, order))
+		cp_handover_free(order);
+	else
+	{
+		/* what is left of an old one is not wanted any more */
+		if (job != NULL)
+			close_job(job);
+		open_job(order, now);
+	}
 }
 
 /* ---- donating -------------------------------------------------------------- */
@@ -461,11 +509,12 @@ connected(Attempt *a, bool has_greeting)
 	info.unshared = remote->encrypted || !has_greeting;
 	info.connect_time = cp_now() - a->begun;
 	a->job->proven = true;
+	proven[a->job->order->pool] = a->job->order->pool_generation;
 	/* the remote has answered, even if nothing can be done with the connection */
 	cp_pool_dialed(a->slot, a->generation, &info);
 
 	if (remote->encrypted)
-		reject(a, "connections are encrypted and cannot be kept ahead of demand");
+		reject(a, ENCRYPTED);
 	else if (!has_greeting)
 		reject(a, "what the remote server says when a session begins cannot be passed on");
 	else
@@ -483,6 +532,9 @@ connect_failed(Attempt *a, bool timed_out)
 	int sqlstate;
 	CpFailure what = cp_message_connect_failure(a->remote, timed_out, &sqlstate, &message);
 
+	/* our limit says nothing of a remote that is given more time by others */
+	if (timed_out && connect_limit(a->job->order) == CONNECT_LIMIT)
+		what = CP_FAILURE_TIMEOUT;
 	fail(a, what, sqlstate, message);
 }
 
@@ -519,6 +571,9 @@ go_on_connecting(Attempt *a)
 		case CP_CONNECT_OK:
 		case CP_CONNECT_NO_GREETING:
 			connected(a, status == CP_CONNECT_OK);
+			break;
+		case CP_CONNECT_ENCRYPTED:
+			fail(a, CP_FAILURE_REFUSED, 0, ENCRYPTED);
 			break;
 		case CP_CONNECT_FAILED:
 		case CP_CONNECT_TIMEOUT:
@@ -567,26 +622,71 @@ go_on(Attempt *a, CpTime now)
 	}
 }
 
+static bool
+is_slow(const Attempt *a, CpTime now)
+{
+	return a->state == ATTEMPT_CONNECTING && !a->job->proven &&
+		now >= cp_deadline(a->begun, SLOW_LIMIT);
+}
+
 /* A place for one more attempt; NULL if there is none for this job now. */
 static Attempt *
-place_for(const Job *job)
+place_for(const Job *job, CpTime now)
 {
 	Attempt *place = NULL;
 	int failing = 0;
 
-	/* the list is one of its users */
-	if (job->users > (job->proven ? MAX_ATTEMPTS_OF_JOB : 1))
-		return NULL;
 	for (int i = 0; i < MAX_ATTEMPTS; i++)
 	{
 		Attempt *a = &attempts[i];
 
 		if (a->state == ATTEMPT_NONE)
 			place = a;
-		else if (is_failing(a->job->order))
+		else if (is_failing(a->job->order) || is_slow(a, now))
 			failing++;
 	}
 	return is_failing(job->order) && failing >= MAX_FAILING_ATTEMPTS ? NULL : place;
+}
+
+/* Ends the one that has been slow for longest; its place is free a little later. */
+static void
+make_one_give_way(CpTime now)
+{
+	Attempt *slowest = NULL;
+
+	for (int i = 0; i < MAX_ATTEMPTS; i++)
+	{
+		Attempt *a = &attempts[i];
+
+		if (is_slow(a, now) && (slowest == NULL || a->begun < slowest->begun))
+			slowest = a;
+	}
+	if (slowest != NULL)
+		fail(slowest, CP_FAILURE_TIMEOUT, 0,
+			 "gave way to other pools: the remote server did not answer at once");
+}
+
+/* There is no place for its next attempt. */
+static void
+wait_for_place(Job *job, CpTime now)
+{
+	const CpOrder *order = job->order;
+
+	job->retry_at = cp_deadline(now, RETRY_PAUSE);
+	if (job->placeless_at == 0)
+		job->placeless_at = now;
+	if (!job->told && now >= cp_deadline(job->placeless_at, PLACE_LIMIT))
+	{
+		job->told = true;
+		cp_pool_upkeep_failed(order->pool, order->pool_generation, 0,
+							  "too many other connections are being opened");
+	}
+	/* those that fail have their own limit, and wait for one another */
+	if (!is_failing(order) && now >= cp_deadline(job->claimed_at, EOF_TIMEOUT))
+	{
+		job->claimed_at = now;
+		places_claimed++;
+	}
 }
 
 /* Begins a connect if the pool permits it; false if not, or not now. */
@@ -594,13 +694,21 @@ static bool
 begin_attempt(Job *job, CpTime now)
 {
 	const CpOrder *order = job->order;
-	Attempt *a = place_for(job);
+	Attempt *a;
 	const char *error;
 	uint64 generation;
 	int slot;
 
-	if (a == NULL || now < job->retry_at)
+	/* the list is one of its users */
+	if (now < job->retry_at || job->users > (job->proven ? MAX_ATTEMPTS_OF_JOB : 1))
 		return false;
+	a = place_for(job, now);
+	if (a == NULL)
+	{
+		wait_for_place(job, now);
+		return false;
+	}
+	job->placeless_at = 0;
 	switch (cp_pool_dial(order->pool, order->pool_generation, &order->fingerprint,
 						 &slot, &generation))
 	{
@@ -620,7 +728,7 @@ begin_attempt(Job *job, CpTime now)
 	a->job = job;
 	job->users++;
 	a->begun = cp_now();
-	a->deadline = cp_deadline(a->begun, order->connect_timeout);
+	a->deadline = cp_deadline(a->begun, connect_limit(order));
 	if (job->unresolved != NULL)
 	{
 		fail(a, CP_FAILURE_UNREACHABLE, 0, job->unresolved);
@@ -630,7 +738,10 @@ begin_attempt(Job *job, CpTime now)
 	if (a->remote == NULL)
 		fail(a, CP_FAILURE_LOCAL, ERRCODE_INSUFFICIENT_RESOURCES, error);
 	else
+	{
+		cp_remote_only_in_clear(a->remote);
 		go_on_connecting(a);
+	}
 	return true;
 }
 
@@ -645,7 +756,7 @@ look_up(Job *job, Host *host, CpTime now)
 
 	if (host->lookup == NULL && now >= job->retry_at)
 	{
-		host->lookup = cp_resolver_start(name);
+		host->lookup = cp_resolver_start(name, job->order->pool, is_proven(job->order));
 		if (host->lookup == NULL)
 			job->retry_at = cp_deadline(now, RETRY_PAUSE);
 	}
@@ -654,28 +765,38 @@ look_up(Job *job, Host *host, CpTime now)
 	{
 		host->lookup = NULL;
 		host->pending = false;
+		/* its thread may serve the next one */
+		job->retry_at = 0;
 		if (host->naddresses == 0)
 			job->unresolved = psprintf("could not translate host name \"%s\" to address: %s",
 									   name, error);
 	}
 	else if (now >= job->deadline)
 	{
-		if (host->lookup != NULL)
-			cp_resolver_abandon(host->lookup);
-		host->lookup = NULL;
 		host->pending = false;
+		if (host->lookup == NULL)
+		{
+			job->without_thread = true;
+			return;
+		}
+		cp_resolver_abandon(host->lookup);
+		host->lookup = NULL;
 		job->unresolved = psprintf("timed out looking up host name \"%s\"", name);
 	}
 }
 
-/* How many entries the hosts make, each with one address. */
+/* How many entries the hosts make, each with one address, of which it takes a few. */
 static int
-count_entries(const Job *job)
+count_entries(Job *job)
 {
+	int limit = CP_MAX_HOSTS / Max(job->nhosts, 1);
 	int n = 0;
 
 	for (int i = 0; i < job->nhosts; i++)
+	{
+		job->hosts[i].naddresses = Min(job->hosts[i].naddresses, limit);
 		n += cp_host_is_name(&job->hosts[i].given) ? job->hosts[i].naddresses : 1;
+	}
 	return n;
 }
 
@@ -693,11 +814,10 @@ make_options(Job *job)
 	int to = 0;
 
 	job->resolved = true;
-	job->keywords = job->order->keywords;
-	job->values = job->order->values;
 	if (n == 0)
 		return;
 	job->unresolved = NULL;
+	job->without_thread = false;
 	entries = palloc(n * sizeof(CpHost));
 	for (int i = 0; i < job->nhosts; i++)
 	{
@@ -738,6 +858,16 @@ has_addresses(Job *job, CpTime now)
 		job->retry_at = 0;
 	}
 	MemoryContextSwitchTo(before);
+	if (job->resolved && job->without_thread)
+	{
+		/* which says nothing of the remote: no permit, and nothing for the breaker */
+		cp_pool_upkeep_failed(job->order->pool, job->order->pool_generation, 0,
+							  job->unresolved != NULL ?
+								  job->unresolved :
+								  "too many other host names are being looked up");
+		close_job(job);
+		return false;
+	}
 	return job->resolved;
 }
 
@@ -761,6 +891,8 @@ begin_attempts(CpTime now)
 				begun = true;
 		}
 	}
+	for (; places_claimed > 0; places_claimed--)
+		make_one_give_way(now);
 }
 
 static void
@@ -933,6 +1065,7 @@ set_up(void)
 										 ALLOCSET_SMALL_SIZES);
 	complained = MemoryContextAllocZero(dialer_context,
 										cp_shared->max_pools * sizeof(uint64));
+	proven = MemoryContextAllocZero(dialer_context, cp_shared->max_pools * sizeof(uint64));
 	MemoryContextSwitchTo(turn_context);
 
 	resolver_pipe = cp_resolver_init();

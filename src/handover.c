@@ -240,6 +240,12 @@ send_message(const char *message, size_t size, CpTime deadline)
 }
 
 bool
+cp_handover_is_too_long(const CpOrder *order)
+{
+	return make_header(order).text_size > MAX_TEXT;
+}
+
+bool
 cp_handover_send(const CpOrder *order, CpTime deadline)
 {
 	Header header = make_header(order);

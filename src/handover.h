@@ -30,9 +30,13 @@ typedef struct CpOrder
 
 /* ---- reader ---- */
 
+/* Are its keywords and values too long, all together, to be handed over? */
+extern bool cp_handover_is_too_long(const CpOrder *order);
+
 /*
  * Connects with the dialer, sends the order, reads its receipt; true if it was
- * taken.  Never longer than the deadline; serves interrupts.
+ * taken.  Never longer than the deadline; serves interrupts.  One that is too long
+ * is never taken.
  */
 extern bool cp_handover_send(const CpOrder *order, CpTime deadline);
 

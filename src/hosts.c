@@ -18,6 +18,8 @@
 #include "libpq/pqcomm.h"
 #include "utils/memutils.h"
 
+#include "conninfo.h"
+
 /* The options for one host, and how it went. */
 typedef struct Turn
 {
@@ -113,6 +115,8 @@ cp_hosts_split(const char *const *keywords, const char *const *values, CpHost **
 	int n = listed ? count_elements(hostaddr != NULL ? hostaddr : host) : 1;
 
 	*hosts = NULL;
+	if (n > CP_MAX_HOSTS || ports > CP_MAX_HOSTS)
+		return CP_NONE;
 	if ((host != NULL && count_elements(host) != n) || (ports > 1 && ports != n) ||
 		option(keywords, values, "service", "PGSERVICE") != NULL)
 		return 0;
@@ -330,8 +334,8 @@ prepare_turns(CpHostTurns *turns, const char *const *keywords, const char *const
 	}
 }
 
-CpHostTurns *
-cp_hosts_begin(const char *const *keywords, const char *const *values)
+bool
+cp_hosts_begin(const char *const *keywords, const char *const *values, CpHostTurns **result)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "conpool hosts",
 												  ALLOCSET_SMALL_SIZES);
@@ -340,9 +344,10 @@ cp_hosts_begin(const char *const *keywords, const char *const *values)
 	const char **own_keywords;
 	const char **own_values;
 	CpHost *hosts;
+	int n;
 
 	turns->context = context;
-	turns->n = cp_hosts_split(keywords, values, &hosts);
+	n = turns->n = cp_hosts_split(keywords, values, &hosts);
 	if (turns->n > 1)
 	{
 		turns->wipe.func = wipe_texts;
@@ -355,10 +360,10 @@ cp_hosts_begin(const char *const *keywords, const char *const *values)
 	}
 	MemoryContextSwitchTo(caller);
 
-	if (turns->n > 1)
-		return turns;
-	MemoryContextDelete(context);
-	return NULL;
+	*result = n > 1 ? turns : NULL;
+	if (n <= 1)
+		MemoryContextDelete(context);
+	return n != CP_NONE;
 }
 
 bool

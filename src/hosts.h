@@ -26,7 +26,8 @@ typedef struct CpHost
  * Takes host, hostaddr and port apart as libpq does (empty entries, one port
  * for all, the environment for what is not given).  Returns how many entries, at
  * least 1; *hosts is an array of them.  0: the lists do not fit each other, or a
- * service file may have a say: all is to be left to libpq.
+ * service file may have a say: all is to be left to libpq.  CP_NONE: more than
+ * CP_MAX_HOSTS, which conninfo.c does not let through; the environment might.
  */
 extern int cp_hosts_split(const char *const *keywords, const char *const *values,
 						  CpHost **hosts);
@@ -54,10 +55,12 @@ extern void cp_hosts_join(const char *const *keywords, const char *const *values
 typedef struct CpHostTurns CpHostTurns;
 
 /*
- * NULL if there is but one host, or if all is to be left to libpq.  Has copies of
- * keywords and values, which may be passwords: cp_hosts_end() wipes them.
+ * *turns is NULL if there is but one host, or if all is to be left to libpq.  Has
+ * copies of keywords and values, which may be passwords: cp_hosts_end() wipes them.
+ * False: too many hosts.
  */
-extern CpHostTurns *cp_hosts_begin(const char *const *keywords, const char *const *values);
+extern bool cp_hosts_begin(const char *const *keywords, const char *const *values,
+						   CpHostTurns **turns);
 
 /*
  * The options to connect with to the next host, valid until cp_hosts_end();

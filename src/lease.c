@@ -318,8 +318,9 @@ cp_lease_throw_if_reclaimed(uint64 id, const char *pool_name)
 	role = GetUserNameFromId(record.role, true);
 	ereport(ERROR,
 			(errcode(CP_ERRCODE_NOT_YOUR_LEASE),
-			 pool_name ? errmsg("lease " UINT64_FORMAT " of pool \"%s\" was reclaimed", id, pool_name) :
-						 errmsg("lease " UINT64_FORMAT " was reclaimed", id),
+			 pool_name ?
+				 errmsg("lease " UINT64_FORMAT " of pool \"%s\" was reclaimed", id, pool_name) :
+				 errmsg("lease " UINT64_FORMAT " was reclaimed", id),
 			 errdetail("Process %d, role \"%s\", took it away with conpool.reclaim() at %s; its "
 					   "connection was closed.",
 					   record.pid, role ? role : "?",

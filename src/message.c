@@ -317,41 +317,56 @@ leading_sqlstate(const char *s)
 	return 0;
 }
 
-/* Takes out where in libpq's or the server's source an error came from. */
-static void
-remove_locations(char *message)
+/* A copy that is not longer than such a message may be. */
+static char *
+clip(const char *verbose)
 {
-	char *location;
+	int len = (int) strnlen(verbose, CP_CONNECT_ERROR_MAX + 1);
 
-	while ((location = strstr(message, "\nLOCATION:  ")) != NULL)
+	if (len > CP_CONNECT_ERROR_MAX)
+		len = pg_mbcliplen(verbose, len, CP_CONNECT_ERROR_MAX);
+	return pnstrdup(verbose, len);
+}
+
+/*
+ * Takes out the SQLSTATEs, and where in libpq's or the server's source an error
+ * came from.  In one pass: the remote says how much of it there is.
+ */
+static void
+simplify(char *message, int *sqlstate)
+{
+	static const char location[] = "\nLOCATION:  ";
+	const char *from = message;
+	char *to = message;
+
+	while (*from != '\0')
 	{
-		char *end = strchr(location + 1, '\n');
+		int state = strncmp(from, ":  ", 3) == 0 ? leading_sqlstate(from + 3) : 0;
 
-		if (end == NULL)
-			*location = '\0';
+		if (state != 0)
+		{
+			/* with several hosts the last one's is what the attempt ended with */
+			*sqlstate = state;
+			to = (char *) memmove(to, ":  ", 3) + 3;
+			from += 3 + 7;
+		}
+		else if (strncmp(from, location, sizeof(location) - 1) == 0)
+			from += 1 + strcspn(from + 1, "\n");
 		else
-			memmove(location, end, strlen(end) + 1);
+			*to++ = *from++;
 	}
+	*to = '\0';
 }
 
 char *
 cp_message_of_connect(const char *verbose, int *sqlstate)
 {
-	char *message = pstrdup(cp_message_valid_text(verbose));
+	char *message = clip(verbose);
 
-	remove_locations(message);
+	/* a copy, if it is not itself */
+	message = unconstify(char *, cp_message_valid_text(message));
 	*sqlstate = 0;
-	for (char *p = strstr(message, ":  "); p != NULL; p = strstr(p + 1, ":  "))
-	{
-		char *s = p + 3;
-		int state = leading_sqlstate(s);
-
-		if (state == 0)
-			continue;
-		/* with several hosts the last one's is what the attempt ended with */
-		*sqlstate = state;
-		memmove(s, s + 7, strlen(s + 7) + 1);
-	}
+	simplify(message, sqlstate);
 	return pchomp(message);
 }
 

@@ -18,7 +18,7 @@
 
 /* an order is given to the dialer again after this time, in microseconds */
 #define ORDER_TIME (1 * USECS_PER_SEC)
-/* a pool comes under suspicion once in this time, in microseconds */
+/* suspects are checked at once, by the broker, once in this time, in microseconds */
 #define SUSPICION_TIME (1 * USECS_PER_SEC)
 /* a validation that takes so long, in microseconds, is no usual one */
 #define HANGING (1 * USECS_PER_SEC)
@@ -152,10 +152,13 @@ validate_idle(CpSharedPool *pool, CpTime now, CpAftermath *after)
 void
 cp_pool_suspect(CpSharedPool *pool, CpTime now, CpAftermath *after)
 {
-	/* one after the other, on purpose, would keep all of them busy being checked */
-	if (now - pool->suspect_before < SUSPICION_TIME)
-		return;
+	bool again = now - pool->suspect_before < SUSPICION_TIME;
+
+	/* who is granted one before the broker comes to it checks it himself */
 	pool->suspect_before = now;
+	/* one after the other, on purpose, would keep all of them busy being checked */
+	if (again)
+		return;
 	pg_atomic_write_u32(&cp_shared->upkeep_wanted, 1);
 	after->wake_broker = true;
 }
@@ -459,6 +462,13 @@ is_in_force(const CpSharedPool *pool, const CpFingerprint *fingerprint)
 		memcmp(&pool->definition, fingerprint, sizeof(*fingerprint)) == 0;
 }
 
+static const char *
+what_is_full(const CpSharedPool *pool)
+{
+	return cp_server_is_full(pool->server) ? "max_server_size is reached" :
+											 "conpool.max_connections is reached";
+}
+
 CpDial
 cp_pool_dial(int p, uint64 generation, const CpFingerprint *fingerprint,
 			 int *slot, uint64 *slot_generation)
@@ -479,7 +489,7 @@ cp_pool_dial(int p, uint64 generation, const CpFingerprint *fingerprint,
 		{
 			i = cp_slot_allocate(p);
 			if (i == CP_NONE)
-				note_upkeep_problem(pool, 0, cp_server_is_full(pool->server) ? "max_server_size is reached" : "conpool.max_connections is reached");
+				note_upkeep_problem(pool, 0, what_is_full(pool));
 		}
 	}
 	if (i != CP_NONE)

@@ -21,6 +21,7 @@
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
@@ -256,6 +257,7 @@ read_definitions(void)
 	if (!OidIsValid(get_extension_oid("conpool", true)))
 	{
 		cp_pool_drop_database(MyDatabaseId);
+		pg_atomic_write_u32(&cp_shared->last_bare, MyDatabaseId);
 		return NIL;
 	}
 	follow_definitions();
@@ -263,7 +265,7 @@ read_definitions(void)
 	return look_at_mappings();
 }
 
-static bool
+static void
 send_order(const CpTarget *target, int count, CpTime deadline)
 {
 	CpOrder order = {
@@ -277,7 +279,13 @@ send_order(const CpTarget *target, int count, CpTime deadline)
 		.values = target->values,
 	};
 
-	return cp_handover_send(&order, deadline);
+	if (cp_handover_is_too_long(&order))
+		cp_pool_upkeep_failed(target->pool, target->pool_generation,
+							  ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+							  _("the connection options are too long"));
+	else if (!cp_handover_send(&order, deadline))
+		cp_pool_upkeep_failed(target->pool, target->pool_generation, 0,
+							  _("the connection pool's dialer does not answer"));
 }
 
 static void
@@ -295,9 +303,8 @@ order_connections(List *targets)
 		if (pg_atomic_read_u32(&cp_shared->dialer_pid) == 0)
 			return;
 		count = cp_pool_lacks(target->pool, target->pool_generation);
-		if (count > 0 && !send_order(target, count, deadline))
-			cp_pool_upkeep_failed(target->pool, target->pool_generation, 0,
-								  _("the connection pool's dialer does not answer"));
+		if (count > 0)
+			send_order(target, count, deadline);
 	}
 }
 
@@ -329,6 +336,33 @@ reader_exit(int code, Datum arg)
 	cp_shmem_wake_broker();
 }
 
+/*
+ * Settings of a database are its owner's: none may have us wait for what sessions
+ * do, or fail.
+ */
+static void
+override_settings(void)
+{
+	static const char *const settings[][2] = {
+		/* a deferrable transaction waits for others; on a standby there is none */
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_deferrable", "off"},
+		{"default_transaction_read_only", "off"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"transaction_timeout", "0"},
+		{"search_path", "pg_catalog"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+	{
+		/* not every version has all of them */
+		if (GetConfigOption(settings[i][0], true, false) != NULL)
+			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	}
+}
+
 void
 cp_reader_main(Datum database)
 {
@@ -339,6 +373,7 @@ cp_reader_main(Datum database)
 
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
+	override_settings();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database), InvalidOid, 0);
 
 	context = AllocSetContextCreate(TopMemoryContext, "conpool reader",

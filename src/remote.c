@@ -20,6 +20,7 @@
 #include "adopt.h"
 #include "compat.h"
 #include "libpq/pqcomm.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "net.h"
 #include "ping.h"
@@ -35,6 +36,9 @@ enum
 	SOCKET_POSITION,
 	POSITIONS
 };
+
+/* bytes that are kept of what libpq says of one host: the remote has a part in it */
+#define HOST_ERROR_MAX 2048
 
 /* how long the rest of a result is read before it is cancelled, microseconds */
 #define RECOVER_PATIENCE 5000
@@ -166,9 +170,15 @@ cp_remote_start(const char *const *keywords, const char *const *values,
 				const char **error)
 {
 	/* first, since it is all that may throw */
-	CpHostTurns *turns = cp_hosts_begin(keywords, values);
-	CpRemote *remote = new_remote(error);
+	CpHostTurns *turns;
+	CpRemote *remote;
 
+	if (!cp_hosts_begin(keywords, values, &turns))
+	{
+		*error = "too many hosts";
+		return NULL;
+	}
+	remote = new_remote(error);
 	if (remote == NULL)
 	{
 		cp_hosts_end(turns);
@@ -186,6 +196,28 @@ cp_remote_start(const char *const *keywords, const char *const *values,
 	return remote;
 }
 
+/* What libpq says of the present host, or as much of it as is kept. */
+static int
+length_of_error(const char *text)
+{
+	int len = (int) strnlen(text, HOST_ERROR_MAX + 1);
+
+	return len > HOST_ERROR_MAX ? pg_mbcliplen(text, len, HOST_ERROR_MAX) : len;
+}
+
+/* The end of `text`, of no more than `limit` bytes, from the beginning of a line on. */
+static const char *
+last_lines(const char *text, size_t limit)
+{
+	size_t len = strlen(text);
+	const char *end_of_line;
+
+	if (len <= limit)
+		return text;
+	end_of_line = strchr(text + len - limit, '\n');
+	return end_of_line != NULL ? end_of_line + 1 : "";
+}
+
 /*
  * Keeps what libpq has to say of the attempt that is over.  While it waits for
  * an answer its message ends with "failed: ", and lacks the reason.
@@ -197,17 +229,19 @@ note_error(CpRemote *remote, bool timed_out)
 	const char *text = PQerrorMessage(remote->conn);
 	const char *reason = timed_out ? "timeout expired\n" : "";
 	size_t len = strlen(before);
-	size_t text_len = strlen(text);
-	size_t size = len + text_len + strlen(reason) + 1;
+	size_t text_len = length_of_error(text);
+	size_t added = text_len + strlen(reason);
 	char *errors;
 
 	/* a wrong option is the same with every host */
-	if (!timed_out && len >= text_len && strcmp(before + len - text_len, text) == 0)
+	if (!timed_out && len >= text_len && memcmp(before + len - text_len, text, text_len) == 0)
 		return;
-	errors = MemoryContextAllocExtended(TopMemoryContext, size, MCXT_ALLOC_NO_OOM);
+	errors = MemoryContextAllocExtended(TopMemoryContext, CP_CONNECT_ERROR_MAX + 1,
+										MCXT_ALLOC_NO_OOM);
 	if (errors == NULL)
 		return;
-	snprintf(errors, size, "%s%s%s", before, text, reason);
+	snprintf(errors, CP_CONNECT_ERROR_MAX + 1, "%s%.*s%s",
+			 last_lines(before, CP_CONNECT_ERROR_MAX - added), (int) text_len, text, reason);
 	forget_errors(remote);
 	remote->errors = errors;
 }
@@ -215,7 +249,9 @@ note_error(CpRemote *remote, bool timed_out)
 const char *
 cp_remote_connect_error(CpRemote *remote)
 {
-	return remote->errors != NULL ? remote->errors : PQerrorMessage(remote->conn);
+	if (remote->errors == NULL)
+		note_error(remote, false);
+	return remote->errors != NULL ? remote->errors : "out of memory";
 }
 
 /*
@@ -292,32 +328,69 @@ is_ready(CpRemote *remote)
 	return cp_net_poll(PQsocket(remote->conn), wanted, 0) != 0;
 }
 
+void
+cp_remote_only_in_clear(CpRemote *remote)
+{
+	remote->only_in_clear = true;
+}
+
 /*
- * Goes on with the present host, if it can; with the next one if it has failed or
- * its time is over, as it may be for one that keeps us busy, too.  OK: libpq is
- * connected.  FAILED, TIMEOUT: there is no next one.
+ * Is libpq about to begin with encryption?  The server's answer to the request is
+ * a single byte, and the first one that it sends: what is seen here is what libpq
+ * is going to read.
+ */
+static bool
+is_about_to_encrypt(CpRemote *remote)
+{
+	ConnStatusType status = PQstatus(remote->conn);
+	char answer = '\0';
+
+	if (status != CONNECTION_SSL_STARTUP && status != CONNECTION_GSS_STARTUP)
+		return false;
+	/* without asking, by sslnegotiation */
+	if (remote->polling == PGRES_POLLING_WRITING)
+		return true;
+	return recv(PQsocket(remote->conn), &answer, 1, MSG_PEEK) == 1 &&
+		(answer == 'S' || answer == 'G');
+}
+
+/*
+ * The present host has failed, or its time is over: goes over to the next one.
+ * FAILED, TIMEOUT: there is none.
  */
 static CpConnectStatus
-advance(CpRemote *remote, CpTime deadline)
+leave_host(CpRemote *remote, bool timed_out, CpTime deadline)
 {
-	if (is_under_way(remote) && is_ready(remote))
-		remote->polling = PQconnectPoll(remote->conn);
-	if (is_under_way(remote) && cp_now() >= limit_of_host(remote, deadline))
-	{
-		note_error(remote, true);
-		if (remote->turns != NULL)
-			cp_hosts_was_silent(remote->turns);
-		if (!start_next_host(remote, deadline))
-			return CP_CONNECT_TIMEOUT;
-	}
+	bool go_on = timed_out || deserves_another_host(remote->conn);
 
-	while (remote->polling == PGRES_POLLING_FAILED)
+	note_error(remote, timed_out);
+	if (timed_out && remote->turns != NULL)
+		cp_hosts_was_silent(remote->turns);
+	if (go_on && start_next_host(remote, deadline))
+		return CP_CONNECT_GOING;
+	return timed_out ? CP_CONNECT_TIMEOUT : CP_CONNECT_FAILED;
+}
+
+/*
+ * Goes on with the present host, if it can.  It may have failed, and its time may
+ * be over, also if it keeps us busy: then *left is set.  OK: libpq is connected.
+ */
+static CpConnectStatus
+advance(CpRemote *remote, CpTime deadline, bool *left)
+{
+	*left = false;
+	if (is_under_way(remote) && is_ready(remote))
 	{
-		note_error(remote, false);
-		if (!deserves_another_host(remote->conn) || !start_next_host(remote, deadline))
-			return CP_CONNECT_FAILED;
+		if (remote->only_in_clear && is_about_to_encrypt(remote))
+			return CP_CONNECT_ENCRYPTED;
+		remote->polling = PQconnectPoll(remote->conn);
 	}
-	return is_under_way(remote) ? CP_CONNECT_GOING : CP_CONNECT_OK;
+	if (remote->polling == PGRES_POLLING_OK)
+		return CP_CONNECT_OK;
+	if (is_under_way(remote) && cp_now() < limit_of_host(remote, deadline))
+		return CP_CONNECT_GOING;
+	*left = true;
+	return leave_host(remote, is_under_way(remote), deadline);
 }
 
 static void
@@ -350,12 +423,19 @@ connected(CpRemote *remote)
 CpConnectStatus
 cp_remote_connect_step(CpRemote *remote, CpTime deadline, int *events, CpTime *until)
 {
-	CpConnectStatus status = advance(remote, deadline);
+	bool left;
+	CpConnectStatus status = advance(remote, deadline, &left);
 
 	if (status != CP_CONNECT_GOING)
 	{
 		end_turns(remote);
 		return status == CP_CONNECT_OK ? connected(remote) : status;
+	}
+	if (left)
+	{
+		*events = 0;
+		*until = cp_now();
+		return CP_CONNECT_GOING;
 	}
 	*events = remote->polling == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
 	*until = limit_of_host(remote, deadline);
@@ -394,6 +474,8 @@ cp_remote_finish_connect(CpRemote *remote, CpTime deadline)
 
 		if (status != CP_CONNECT_GOING)
 			return status;
+		/* what comes without a pause may never let us see the latch */
+		CHECK_FOR_INTERRUPTS();
 		wait_for_connect(remote, events, until);
 	}
 }

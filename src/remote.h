@@ -29,7 +29,8 @@ typedef enum CpConnectStatus
 	CP_CONNECT_TIMEOUT,
 	CP_CONNECT_GOING, /* cp_remote_connect_step() only */
 	/* connected, but what the server said cannot be passed on: usable unshared */
-	CP_CONNECT_NO_GREETING
+	CP_CONNECT_NO_GREETING,
+	CP_CONNECT_ENCRYPTED /* would be, see cp_remote_only_in_clear() */
 } CpConnectStatus;
 
 typedef struct CpRemote
@@ -45,6 +46,7 @@ typedef struct CpRemote
 	char *errors;					   /* of hosts that failed, one after the other */
 	/* others may have a duplicate: never say Terminate for them */
 	bool shared;
+	bool only_in_clear; /* encryption is not gone through with */
 	bool encrypted;		/* TLS or GSS: the socket cannot be passed */
 	bool used_password; /* PQconnectionUsedPassword, own ones only */
 	/* for a cancel, which may be wanted when libpq has closed the socket */
@@ -57,7 +59,8 @@ typedef struct CpRemote
  * Begins to connect.  keywords and values as for PQconnectStartParams (not
  * expanding dbname), NULL-terminated; not used any more afterwards.  Returns NULL,
  * with *error set to a constant message, when no descriptor or memory is to be
- * had.  The CpRemote lives in TopMemoryContext and counts one external descriptor.
+ * had, or there are too many hosts.  The CpRemote lives in TopMemoryContext and
+ * counts one external descriptor.
  *
  * The hosts of a list are tried one by one, each for its share of the time that is
  * left.  As in libpq there is no next host after one that has refused us.
@@ -76,6 +79,8 @@ extern CpConnectStatus cp_remote_finish_connect(CpRemote *remote, CpTime deadlin
  * The same without waiting, for whoever waits for many: takes the next step if
  * it can.  GOING: call it again when one of *events happens on
  * PQsocket(remote->conn), or at *until, whichever is first; too early does no harm.
+ * *events is 0, and *until has come, if it is to be called again at once: it never
+ * goes through more than one host, so that the caller gets to see to other things.
  * (The conn is another one when the next host of a list is tried, and libpq may
  * change its socket at any step.)  Blocks in name resolution unless hostaddr is
  * given.
@@ -84,8 +89,20 @@ extern CpConnectStatus cp_remote_connect_step(CpRemote *remote, CpTime deadline,
 											  int *events, CpTime *until);
 
 /*
- * Why it could not connect, FAILED or TIMEOUT: what libpq says of all hosts that
- * were tried, in its verbose form.  Valid as long as the CpRemote is.
+ * For whoever has no use for an encrypted connection and must not wait in libpq:
+ * where the server agrees to encrypt, the status is ENCRYPTED before libpq has read
+ * a file of keys, asked a ticket server, or begun a handshake.  What the options
+ * demand is not lowered.  To be called right after cp_remote_start().
+ */
+extern void cp_remote_only_in_clear(CpRemote *remote);
+
+/* bytes, at most, of what the next function returns; the last hosts' have precedence */
+#define CP_CONNECT_ERROR_MAX (16 * 1024)
+
+/*
+ * Why it could not connect, FAILED or TIMEOUT: what libpq says of the hosts that
+ * were tried, in its verbose form, cut to what is reasonable: the remote may have
+ * said as much as it likes.  Valid as long as the CpRemote is.
  */
 extern const char *cp_remote_connect_error(CpRemote *remote);
 

@@ -27,10 +27,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "storage/ipc.h"
+
 #include "clock.h"
 
 /* threads at once, those that nobody waits for any more included */
 #define MAX_THREADS 64
+/* of these, for one owner, and for all those that are not proven */
+#define MAX_THREADS_OF_OWNER 4
+#define MAX_UNPROVEN_THREADS 32
 /* bytes of a thread's stack: the usual 8 MB count where memory is not overcommitted */
 #define STACK_SIZE (1024 * 1024)
 
@@ -49,6 +54,8 @@ struct CpLookup
 	struct addrinfo *found;
 	/* fixed */
 	CpTime begun;
+	int owner;
+	bool proven;
 	char name[FLEXIBLE_ARRAY_MEMBER];
 };
 
@@ -119,9 +126,27 @@ prepare(int fd)
 	return fcntl(fd, F_SETFD, FD_CLOEXEC) >= 0 && pg_set_noblock(fd);
 }
 
+/*
+ * exit() would run the destructors of libraries that a thread may be in just now,
+ * and a crash takes the whole server with it.  Called after all other callbacks of
+ * this process, when nothing but that is left.
+ */
+static void
+leave_threads(int code, Datum arg)
+{
+	bool any;
+
+	pthread_mutex_lock(&mutex);
+	any = threads > 0;
+	pthread_mutex_unlock(&mutex);
+	if (any)
+		_exit(code);
+}
+
 int
 cp_resolver_init(void)
 {
+	on_proc_exit(leave_threads, 0);
 	if (pipe(pipe_ends) < 0)
 		return -1;
 	if (prepare(pipe_ends[0]) && prepare(pipe_ends[1]))
@@ -157,6 +182,22 @@ join_running(const char *name, CpTime now)
 		}
 	}
 	return NULL;
+}
+
+/* May this owner have one more thread?  The mutex is held. */
+static bool
+has_share(int owner, bool proven)
+{
+	int own = 0;
+	int unproven = 0;
+
+	for (const CpLookup *lookup = running; lookup != NULL; lookup = lookup->next)
+	{
+		own += lookup->owner == owner;
+		unproven += !lookup->proven;
+	}
+	return own < MAX_THREADS_OF_OWNER && threads < MAX_THREADS &&
+		(proven || unproven < MAX_UNPROVEN_THREADS);
 }
 
 /* A new lookup with one user; NULL: out of memory. */
@@ -203,15 +244,17 @@ start_thread(CpLookup *lookup)
 
 /* Starts a thread for a new lookup; the mutex is held, so it waits at its end. */
 static CpLookup *
-begin_lookup(const char *name, CpTime now)
+begin_lookup(const char *name, int owner, bool proven, CpTime now)
 {
 	CpLookup *lookup;
 
-	if (threads >= MAX_THREADS)
+	if (!has_share(owner, proven))
 		return NULL;
 	lookup = make_lookup(name, now);
 	if (lookup == NULL)
 		return NULL;
+	lookup->owner = owner;
+	lookup->proven = proven;
 	if (!start_thread(lookup))
 	{
 		free(lookup);
@@ -224,7 +267,7 @@ begin_lookup(const char *name, CpTime now)
 }
 
 CpLookup *
-cp_resolver_start(const char *name)
+cp_resolver_start(const char *name, int owner, bool proven)
 {
 	CpTime now = cp_now();
 	CpLookup *lookup;
@@ -232,7 +275,7 @@ cp_resolver_start(const char *name)
 	pthread_mutex_lock(&mutex);
 	lookup = join_running(name, now);
 	if (lookup == NULL)
-		lookup = begin_lookup(name, now);
+		lookup = begin_lookup(name, owner, proven, now);
 	pthread_mutex_unlock(&mutex);
 	return lookup;
 }

@@ -13,7 +13,10 @@
 
 typedef struct CpLookup CpLookup;
 
-/* Makes the pipe; its reading end becomes readable when a lookup is done. -1 = failed. */
+/*
+ * Makes the pipe; its reading end becomes readable when a lookup is done. -1 = failed.
+ * From here on the process ends by _exit() if there are threads at its end.
+ */
 extern int cp_resolver_init(void);
 
 /* Empties the pipe. */
@@ -22,8 +25,11 @@ extern void cp_resolver_drain(void);
 /*
  * Begins to look a name up, or joins a lookup of it that is under way; NULL if
  * no thread or memory is to be had.  Each start has a done or an abandon.
+ * `owner` is any number of whoever wants it (a pool): nobody gets more than a few
+ * threads, those that were abandoned but still hang included.  `proven`: it may
+ * have those, too, that are kept for names that are likely to be found.
  */
-extern CpLookup *cp_resolver_start(const char *name);
+extern CpLookup *cp_resolver_start(const char *name, int owner, bool proven);
 
 /*
  * Is it done?  Then *addresses (palloc'd array of palloc'd numeric addresses, in

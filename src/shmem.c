@@ -105,6 +105,7 @@ init_header(void)
 	pg_atomic_init_u32(&cp_shared->dialer_pid, 0);
 	pg_atomic_init_u32(&cp_shared->reader_pid, 0);
 	pg_atomic_init_u32(&cp_shared->last_read, InvalidOid);
+	pg_atomic_init_u32(&cp_shared->last_bare, InvalidOid);
 	ConditionVariableInit(&cp_shared->drained);
 	SpinLockInit(&cp_shared->free_mutex);
 	SpinLockInit(&cp_shared->task_mutex);

@@ -282,6 +282,8 @@ conpool_fdw_validator(PG_FUNCTION_ARGS)
 		check_known(def->defname, catalog);
 		if (option)
 			(void) cp_option_parse(option, defGetString(def));
+		else
+			cp_conninfo_check_list(def->defname, defGetString(def));
 		if (catalog == UserMappingRelationId)
 			check_mapping_option(def);
 	}

@@ -57,6 +57,7 @@ typedef enum Wrapper
 typedef struct Server
 {
 	Oid oid;
+	Oid owner;
 	char *name;
 	Wrapper wrapper;
 	List *options; /* of DefElem */
@@ -101,6 +102,9 @@ typedef struct Entry
 	bool superuser; /* was the role one? */
 	bool ahead;		/* may be opened ahead of demand: min_size applies */
 	Oid servers[2]; /* USAGE on these is needed, if valid */
+	/* set by cp_target_of_mapping() only */
+	Oid owner;			  /* of the server that was named */
+	const char *not_ours; /* name of a server whose owner is no superuser, or NULL */
 	CpGivenOptions given;
 	CpConninfo *info;
 
@@ -324,6 +328,7 @@ look_for_server(Oid oid)
 	server = palloc0(sizeof(Server));
 	form = (Form_pg_foreign_server) GETSTRUCT(tuple);
 	server->oid = oid;
+	server->owner = form->srvowner;
 	server->name = pstrdup(NameStr(form->srvname));
 	server->options = read_options(FOREIGNSERVEROID, tuple,
 								   Anum_pg_foreign_server_srvoptions);
@@ -492,6 +497,57 @@ recheck_rights(const Entry *entry)
 		if (OidIsValid(entry->servers[i]))
 			require_usage(entry->servers[i], entry->target.role);
 	}
+}
+
+/* ---- rights ahead of demand ---- */
+
+/*
+ * A server whose owner is no superuser, or NULL.  The owner chooses the host, may
+ * write a mapping for any role, and changes the host under one that a superuser
+ * has waived the password of.  As long as a role uses its mapping itself, that is
+ * its own doing; ahead of demand nobody of that role does anything.
+ */
+static const char *
+server_of_others(const Definition *d)
+{
+	if (!superuser_arg(d->server->owner))
+		return d->server->name;
+	if (!superuser_arg(d->remote->owner))
+		return d->remote->name;
+	return NULL;
+}
+
+/* What a server refers to is used by its owner's decision, as soon as it is made. */
+static void
+require_usage_of_owner(const Entry *entry)
+{
+	Oid referred = entry->servers[1];
+
+	if (!OidIsValid(referred) ||
+		cp_server_aclcheck(referred, entry->owner, ACL_USAGE) == ACLCHECK_OK)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied for foreign server %s",
+					GetForeignServer(referred)->servername),
+			 errdetail("Server \"%s\" refers to it, and its owner \"%s\" may not use it.",
+					   entry->target.name, GetUserNameFromId(entry->owner, false))));
+}
+
+static void
+require_password_ahead(const Entry *entry)
+{
+	require_password(entry);
+	if (entry->not_ours == NULL || cp_conninfo_get(entry->info, "password") != NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+			 errmsg("password is required"),
+			 errdetail("Connections are to be opened ahead of demand, and the owner of server "
+					   "\"%s\" is not a superuser.",
+					   entry->not_ours),
+			 errhint("Add option \"password\" to the user mapping, or have a superuser own "
+					 "the server.")));
 }
 
 /* ---- from catalogs to a target ---- */
@@ -980,7 +1036,13 @@ cp_target_of_mapping(Oid server, Oid role)
 		return NULL;
 	entry = create_entry(CurrentMemoryContext, role);
 	take_definition(entry, &d, trust_of(&d, entry->superuser));
-	return complete(entry);
+	(void) complete(entry);
+	entry->owner = d.server->owner;
+	entry->not_ours = server_of_others(&d);
+	/* what is opened under the stricter rule does for the role's sessions, too */
+	if (entry->not_ours)
+		entry->target.password_required = true;
+	return &entry->target;
 }
 
 void
@@ -989,7 +1051,8 @@ cp_target_require_rights(const CpTarget *target)
 	const Entry *entry = (const Entry *) target;
 
 	recheck_rights(entry);
-	require_password(entry);
+	require_usage_of_owner(entry);
+	require_password_ahead(entry);
 }
 
 CpTarget *

@@ -44,7 +44,15 @@ extern CpTarget *cp_target_again(const CpTarget *target);
 /* true if text is a connection string or URI and never a server's name */
 extern bool cp_target_is_conninfo(const char *server);
 
-/* ---- for the reader, which is nobody's session ---- */
+/*
+ * ---- for the reader, which is nobody's session ----
+ *
+ * Ahead of demand a definition counts as a superuser's, so that its connections
+ * need no password, only if nobody else could have written it: if superusers own
+ * the server and the one that it refers to.  It is not enough that the role is a
+ * superuser, or that its mapping has password_required 'false': the server's owner
+ * may write a mapping for anybody, and change the host at any time.
+ */
 
 /* A mapping of a role's own, by which a pool can be kept ahead of demand. */
 typedef struct CpTargetMapping
@@ -61,14 +69,18 @@ extern int cp_target_mappings(CpTargetMapping **mappings);
 
 /*
  * What the catalogs say of a server for a role with a mapping of its own,
- * without looking at rights; NULL if one of them is gone.  Not cached: valid
- * until the memory context it was called in is reset.
+ * without looking at rights; NULL if one of them is gone.  Its key is that of the
+ * role's own sessions; password_required is set for them, too, if the definition
+ * is not a superuser's.  Not cached: valid until the memory context it was called
+ * in is reset.
  */
 extern CpTarget *cp_target_of_mapping(Oid server, Oid role);
 
 /*
- * May the role use that target of cp_target_of_mapping()?  Throws as
- * cp_target_resolve() does.
+ * May connections of that target of cp_target_of_mapping() be opened without
+ * anybody asking?  Throws as cp_target_resolve() does, and if the owner of the
+ * server lacks USAGE on the one that it refers to, or if there is no password in
+ * a definition that is not a superuser's.
  */
 extern void cp_target_require_rights(const CpTarget *target);
 

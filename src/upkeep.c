@@ -39,6 +39,8 @@
 /* all in milliseconds */
 /* between two reads of the same database, and two looks for what is lacking */
 #define PACE 200
+/* between two reads of all databases for what somebody has changed */
+#define ALL_PACE 2000
 /* before something is tried again; doubled for workers that cannot start ... */
 #define RETRY 1000
 /* ... up to this */
@@ -63,6 +65,7 @@ typedef struct Database
 	bool exists; /* these two only while the list is read */
 	bool has_pools;
 	bool connectable; /* ALTER DATABASE ... ALLOW_CONNECTIONS */
+	bool bare;		  /* when it was last read it had no extension conpool */
 	bool marked;	  /* its definitions may have changed */
 	bool lacking;	  /* pools of it lack connections: needs the dialer */
 	uint64 turn;	  /* its place in the queue, lowest first; 0 = none */
@@ -97,8 +100,9 @@ static uint64 last_turn = 0;
 static bool queue_is_empty = true; /* false: perhaps not */
 
 static bool list_wanted = false;
-static CpTime list_at = 0;		/* not before */
-static CpTime list_read_at = 0; /* the last time */
+static bool bare_wanted = false; /* databases without the extension, too */
+static CpTime list_at = 0;		 /* not before */
+static CpTime list_read_at = 0;	 /* the last time */
 static bool list_read_in_recovery = false;
 
 static bool look_wanted = false;
@@ -150,6 +154,19 @@ mark(Database *database)
 		enqueue(database);
 }
 
+/*
+ * All databases are to be read that have the extension.  Where it was created just
+ * now has a mark of its own, unless there were too many.
+ */
+static void
+all_changed(bool too_many)
+{
+	if (!list_wanted)
+		list_at = cp_deadline(list_read_at, ALL_PACE);
+	list_wanted = true;
+	bare_wanted |= too_many;
+}
+
 static void
 take_marks(CpTime now)
 {
@@ -158,8 +175,8 @@ take_marks(CpTime now)
 	int n = cp_pool_take_marks(marked, &all);
 
 	if (all)
-		cp_upkeep_all();
-	for (int i = 0; i < n && !all; i++)
+		all_changed(n == CP_MAX_MARKS);
+	for (int i = 0; i < n; i++)
 		mark(enter_database(marked[i]));
 }
 
@@ -371,13 +388,15 @@ read_list(CpTime now)
 	{
 		if (database->exists)
 		{
-			mark(database);
+			if (bare_wanted || !database->bare)
+				mark(database);
 			continue;
 		}
 		if (database->has_pools)
 			cp_pool_drop_database(database->oid);
 		hash_search(databases, &database->oid, HASH_REMOVE, NULL);
 	}
+	bare_wanted = false;
 }
 
 /*
@@ -501,8 +520,9 @@ terminate(Worker *worker)
 static void
 read_later(Database *database, CpTime now)
 {
-	int delay = RETRY << Min(database->failures++, MAX_DOUBLINGS);
+	int delay = RETRY << Min(database->failures, MAX_DOUBLINGS);
 
+	database->failures++;
 	database->not_before = cp_deadline(now, delay);
 	if (reading_marked)
 		mark(database);
@@ -515,7 +535,10 @@ reader_ended(CpTime now)
 	bool done = pg_atomic_read_u32(&cp_shared->last_read) == reading;
 
 	if (database && done)
+	{
 		database->failures = 0;
+		database->bare = pg_atomic_read_u32(&cp_shared->last_bare) == reading;
+	}
 	else if (database)
 		read_later(database, now);
 	if (database && reading_lacking)
@@ -602,6 +625,7 @@ read_next(CpTime now)
 	if (database == NULL)
 		return next;
 	pg_atomic_write_u32(&cp_shared->last_read, InvalidOid);
+	pg_atomic_write_u32(&cp_shared->last_bare, InvalidOid);
 	if (!launch(&reader, "conpool reader", "cp_reader_main",
 				BGWORKER_BACKEND_DATABASE_CONNECTION, database->oid, now))
 		return launch_at;
@@ -678,6 +702,7 @@ void
 cp_upkeep_all(void)
 {
 	list_wanted = true;
+	bare_wanted = true;
 }
 
 void

@@ -302,4 +302,166 @@ sub stop_workers
 	return \%sum;
 }
 
+# --- loops: load that costs no process of ours ---------------------------------
+
+push @EXPORT, qw(create_loop start_loop stop_loop finish_loop);
+
+# Loops: sessions each of which has a statement executed remotely, again and
+# again.
+#
+#     create_loop($local);              # once, after setup_local
+#     my @loops = start_loop($local, 'one', sessions => 4, seconds => 3);
+#     my $result = finish_loop(@loops);  # or stop_loop($local) before
+#     $result->{done}      how often the statement succeeded
+#     $result->{longest}   the longest time that one took, in seconds
+#     $result->{errors}    what went wrong, one line each
+sub create_loop
+{
+	my ($node, $dbname) = @_;
+	$node->safe_psql(
+		$dbname // 'postgres', q{
+		CREATE TABLE test.loop_stop (at timestamptz);
+		GRANT SELECT ON test.loop_stop TO PUBLIC;
+		CREATE FUNCTION test.loop(server text, statement text, seconds float8,
+								  OUT done int, OUT longest float8, OUT errors text)
+		LANGUAGE plpgsql AS $$
+		DECLARE
+			begun constant timestamptz := clock_timestamp();
+			last timestamptz := begun;
+		BEGIN
+			done := 0;
+			longest := 0;
+			errors := '';
+			WHILE last < begun + seconds * interval '1 s' AND
+				NOT EXISTS (SELECT FROM test.loop_stop WHERE at > begun)
+			LOOP
+				BEGIN
+					PERFORM conpool.exec(server, statement);
+					done := done + 1;
+				EXCEPTION WHEN OTHERS THEN
+					errors := left(errors || sqlstate || ': ' || sqlerrm || e'\n', 10000);
+				END;
+				longest := greatest(longest, extract(epoch FROM clock_timestamp() - last));
+				last := clock_timestamp();
+			END LOOP;
+		END $$;
+	});
+	return;
+}
+
+# Starts it; returns one client per session.
+#   sessions => number   1 unless given
+#   seconds => number    60 unless given
+#   statement => text    a sleep of 2 ms unless given
+#   user => name         local role, postgres unless given
+sub start_loop
+{
+	my ($node, $server, %opt) = @_;
+	require WireClient;
+	my $statement = $opt{statement} // 'SELECT 1 FROM pg_sleep(0.002)';
+	my $seconds = $opt{seconds} // 60;
+	my @clients =
+	  map { WireClient->new($node, user => $opt{user} // 'postgres') }
+	  1 .. $opt{sessions} // 1;
+	$_->send("SELECT * FROM test.loop('$server', \$loop\$$statement\$loop\$, $seconds)")
+	  for @clients;
+	return @clients;
+}
+
+# Has the loops that run on a node end with the statement they are at.
+sub stop_loop
+{
+	my ($node, $dbname) = @_;
+	$node->safe_psql($dbname // 'postgres',
+		'INSERT INTO test.loop_stop VALUES (clock_timestamp())');
+	return;
+}
+
+# Waits for the end of the clients' loops, and sums up.
+sub finish_loop
+{
+	my %sum = (done => 0, longest => 0, errors => '');
+	foreach my $client (@_)
+	{
+		my $result = $client->result;
+		my ($done, $longest, $errors) =
+		  @{ $result->{rows}[0] // [ 0, 0, "$result->{error}: $result->{message}\n" ] };
+		$sum{done} += $done;
+		$sum{longest} = $longest if $longest > $sum{longest};
+		$sum{errors} .= $errors;
+		$client->hang_up;
+	}
+	return \%sum;
+}
+
+# --- processes and load ---------------------------------------------------------
+
+push @EXPORT, qw(server_processes start_load);
+
+# Process IDs of a server's processes with that title, e.g. "conpool dialer",
+# which is in no view. Needs /proc.
+sub server_processes
+{
+	my ($node, $title) = @_;
+	my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+	my @found;
+	foreach my $dir (glob '/proc/[0-9]*')
+	{
+		# any of them may be gone meanwhile
+		my ($parent) = (eval { slurp_file("$dir/stat") } // '') =~ /.*\) \S (\d+)/s;
+		next unless ($parent // 0) == $postmaster;
+		push @found, $dir =~ /(\d+)$/
+		  if (eval { slurp_file("$dir/cmdline") } // '') =~ /\b\Q$title\E\b/;
+	}
+	return @found;
+}
+
+# Sessions, each a worker of its own, that repeat a query on a pool until
+# stop_workers(). These are counted:
+#   right, wrong        answers
+#   lost                sessions that ended, and were begun anew
+#   SQLSTATE: message   errors
+# Options: dbname; fresh => 1 for a new session with every query.
+sub start_load
+{
+	my ($node, $sessions, $server, %opt) = @_;
+	require WireClient;
+	return map
+	{
+		my $first = $_ * 1_000_000;
+		start_worker(sub { _load($node, $server, $first, \%opt, @_) });
+	} 1 .. $sessions;
+}
+
+sub _load
+{
+	my ($node, $server, $n, $opt, $goes_on) = @_;
+	my %count;
+	my $client;
+	while ($goes_on->())
+	{
+		usleep(5_000);
+		$client = undef if $opt->{fresh};
+		$client //= eval { WireClient->new($node, dbname => $opt->{dbname} // 'postgres') };
+		next unless $client;    # the server restarts
+		$n++;
+		my $result = $client->query(
+			"SELECT * FROM conpool.query('$server', 'SELECT \$1::int', $n) AS t(a int)");
+		if ($result->{lost})
+		{
+			$count{lost}++;
+			$client = undef;
+		}
+		elsif ($result->{error})
+		{
+			$count{"$result->{error}: $result->{message}"}++;
+		}
+		else
+		{
+			$count{ ($result->{rows}[0][0] // '') eq $n ? 'right' : 'wrong' }++;
+		}
+	}
+	return %count;
+}
+
 1;

@@ -6,6 +6,7 @@
 #             greeting => sub { my ($peer) = @_; ... },
 #             answer => sub { my ($peer, $sql) = @_; ... },
 #             discard => sub { my ($peer) = @_; ... },     # DISCARD ALL
+#             sync => sub { my ($peer) = @_; ... },        # an empty round trip
 #         }, ...});
 #     $server->port
 #
@@ -22,9 +23,10 @@ use warnings;
 use Exporter 'import';
 use IO::Socket::INET;
 use POSIX ();
+use Socket qw(SOL_SOCKET SO_LINGER);
 
 our @EXPORT_OK = qw(message parameter key_data auth_ok ready row_header
-  one_row greet hang);
+  one_row greet hang reset_connection);
 
 sub message
 {
@@ -67,6 +69,16 @@ sub hang
 {
 	my ($peer) = @_;
 	while (sysread $peer, my $ignored, 8192) { }
+	return 0;
+}
+
+# Ends the connection as a crashed machine or a firewall does, by a TCP reset.
+# What was sent before is given time to arrive.
+sub reset_connection
+{
+	my ($peer) = @_;
+	select undef, undef, undef, 0.02;
+	setsockopt $peer, SOL_SOCKET, SO_LINGER, pack('ii', 1, 0);
 	return 0;
 }
 
@@ -148,6 +160,10 @@ sub _serve
 		my $size = unpack 'N', _read($peer, 4) // return;
 		my $body = _read($peer, $size - 4) // return;
 		return if $type eq 'X';
+		if ($type eq 'S')
+		{
+			($behaviour->{sync} // sub { $peer->send(ready()) })->($peer) or return;
+		}
 		next unless $type eq 'Q';
 		my $answer = $behaviour->{answer};
 		if ($body eq "\0")

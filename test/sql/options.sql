@@ -84,6 +84,18 @@ DROP SERVER full_server CASCADE;
 DROP SERVER reference;
 DROP ROLE regress_owner;
 
+-- a list of hosts has its limit: each of them is tried
+\set SHOW_CONTEXT never
+CREATE SERVER hosts FOREIGN DATA WRAPPER conpool OPTIONS (host '/1,/2', port '1,2');
+DO $$ BEGIN EXECUTE format('ALTER SERVER hosts OPTIONS (SET host %L)', repeat('/1,', 63) || '/1'); END $$;
+DO $$ BEGIN EXECUTE format('ALTER SERVER hosts OPTIONS (SET host %L)', repeat('/1,', 64) || '/1'); END $$;
+\echo :LAST_ERROR_SQLSTATE
+DO $$ BEGIN EXECUTE format('ALTER SERVER hosts OPTIONS (SET port %L)', repeat(',', 64)); END $$;
+DO $$ BEGIN EXECUTE format('ALTER SERVER hosts OPTIONS (ADD hostaddr %L)', repeat('127.0.0.1,', 64)); END $$;
+SELECT conpool.exec('host=' || repeat('/1,', 64), 'SELECT 1');
+DROP SERVER hosts;
+\set SHOW_CONTEXT errors
+
 -- each option is a setting as well
 SELECT name, setting, unit, context, vartype, enumvals FROM pg_settings WHERE name ~ '^conpool\.' ORDER BY name;
 SET conpool.checkout_timeout = '2min';
