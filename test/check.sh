@@ -35,7 +35,7 @@ source test/lib.sh
 
 SUITES=${SUITES:-regress isolation tap}
 JOBS=${JOBS:-2} # TAP files at a time
-SUITE_LIMIT=240 # seconds for regress, for isolation, for one TAP file
+SUITE_LIMIT=${SUITE_LIMIT:-240} # seconds for regress, for isolation, for one TAP file
 STEP_LIMIT=30   # seconds for a step of an isolation spec
 passed=0 failed=0
 
