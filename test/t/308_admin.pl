@@ -423,10 +423,9 @@ sub warm_is_early
 create_server($local, $remote, 'warm', user => 'regress_remote_admin',
 	options => q{max_size '4', min_size '2'});
 wait_for_pool($local, 'warm', 'idle = 2');
-warm_is_early('the remote was away', $_, 'next_attempt',
-	sub { $remote->stop('fast') }, sub { $remote->start })
-  for q{'warm'}, 'NULL';
-warm_is_early('a login was refused', q{'warm'}, 'upkeep_next_try', sub {
+warm_is_early('the remote was away', q{'warm'}, 'next_attempt',
+	sub { $remote->stop('fast') }, sub { $remote->start });
+warm_is_early('a login was refused', 'NULL', 'upkeep_next_try', sub {
 		$remote->safe_psql('postgres', 'ALTER ROLE regress_remote_admin NOLOGIN');
 		run($admin, q{SELECT conpool.close_idle('warm')});
 		wait_for_pool($local, 'warm', q{upkeep_error_sqlstate = '28000'});
