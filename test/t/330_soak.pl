@@ -711,7 +711,7 @@ wait_for_pools($is_at_rest, '... and the pools have theirs again');
 
 # Memory of its own, in kB, that a process may gain: what is gained in every round of
 # faults would be more, sooner or later.
-my %bound = (broker => 1024, dialer => 1024);
+my %bound = (broker => 1536, dialer => 1024);
 foreach my $name (sort keys %$before)
 {
 	my ($was, $is) = ($before->{$name}, $after->{$name});
