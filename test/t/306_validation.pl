@@ -204,8 +204,12 @@ foreach my $i (0 .. 2)
 	# the next one is another, for this one is not free
 	$lease[$i] = $holders[$i]->query($take)->{rows}[0][0] if $i < 2;
 }
-$holders[$_]->query("SELECT conpool.checkin($lease[$_])") for 0, 1;
-wait_for_pool($local, 'borrowed', 'idle = 3');
+# the one that will hang comes back last, and so is the next to be taken
+foreach my $i (0, 1)
+{
+	$holders[$i]->query("SELECT conpool.checkin($lease[$i])");
+	wait_for_pool($local, 'borrowed', 'idle = ' . ($i + 2));
+}
 my ($alive, $stuck, $dead) = @known;
 is(scalar(keys %{ { map { $_ => 1 } @known } }), 3, 'a session that has used three connections');
 $borrower->query(q{SET statement_timeout = '30s'});
