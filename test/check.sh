@@ -141,7 +141,8 @@ count_tap() {
         "$(grep -E '^ok [0-9]' "$log" | grep -vc '# skip')" \
         "$(grep -E '^not ok [0-9]' "$log" | grep -vc '# TODO')" "$status"
     then
-        tail -n 60 "$log"
+        grep -E -A 8 '^not ok' "$log" | head -n 80 || true
+        tail -n 40 "$log"
         tail -v -n 30 "$WORK/tmp_check/log/${name}"_*.log || true
         keep "$log" "$WORK/tmp_check/log/."
     fi

@@ -399,10 +399,10 @@ sub warm_is_early
 	my $left = "SELECT extract(epoch FROM $next - clock_timestamp())
 		FROM conpool.pools WHERE server = 'warm'";
 	my ($seconds, $early);
-	foreach (1 .. 5)
+	foreach (1 .. 8)
 	{
 		$break->();
-		wait_for($local, "SELECT ($left) > 0.9", "$what: the next attempt is not due yet");
+		wait_for($local, "SELECT ($left) > 1.5", "$what: the next attempt is not due yet");
 		$mend->();
 		$seconds = value($admin, $left);
 		next if $seconds eq '' || $seconds < 0.3;
