@@ -20,9 +20,11 @@
 #include "cache.h"
 #include "compat.h"
 #include "error.h"
+#include "guc.h"
 #include "leak.h"
 #include "message.h"
 #include "vault.h"
+#include "wait_events.h"
 
 /* the broker answers within this time or is not there, in milliseconds */
 #define VAULT_TIMEOUT 2000
@@ -151,14 +153,13 @@ static bool
 take_up(CpLease *lease, bool suspect, CpTime deadline, bool *answered)
 {
 	CpRemote *remote = cp_cache_take(lease->slot, lease->generation);
+	bool takes_time = remote == NULL || suspect;
+	CpTime start = takes_time ? cp_now() : 0;
 
 	if (remote == NULL)
 	{
-		CpTime start = cp_now();
-
 		cp_cache_drop_stale();
 		remote = fetch(lease, deadline, answered);
-		lease->usage.extra_wait += cp_now() - start;
 		if (remote == NULL)
 			return false;
 	}
@@ -169,7 +170,12 @@ take_up(CpLease *lease, bool suspect, CpTime deadline, bool *answered)
 		return false;
 	}
 	lease->remote = remote;
-	return !suspect || passes_check(lease, deadline);
+	if (suspect && !passes_check(lease, deadline))
+		return false;
+	/* in vain, it is part of the wait for the next connection */
+	if (takes_time)
+		lease->usage.extra_wait = cp_now() - start;
+	return true;
 }
 
 /* ---- ending ------------------------------------------------------------- */
@@ -204,14 +210,6 @@ hand_over_end(CpLease *lease, int fd, CpTime deadline)
 	return cp_vault_client_reply(sock, NULL, NULL, deadline, false) == CP_VAULT_OK;
 }
 
-/* One line in the log when a lease that was called a leak is over. */
-static void
-say_if_over(CpLease *lease, bool was_leak)
-{
-	if (was_leak)
-		cp_leak_over(lease->pool_name, lease->id, cp_now() - lease->obtained_at);
-}
-
 /*
  * Ends a connection that the broker does not have (or will not end): we say
  * goodbye; the broker, or without one we ourselves, wait for the remote's end
@@ -221,10 +219,12 @@ static void
 end_it_ourselves(CpLease *lease, CpTime deadline)
 {
 	int fd = lease->remote ? cp_remote_end(lease->remote) : -1;
+	CpLeakRecord leak;
 
 	lease->remote = NULL;
-	if (!lease->connecting)
-		say_if_over(lease, cp_pool_add_usage(lease->slot, lease->generation, &lease->usage));
+	if (!lease->connecting &&
+		cp_pool_add_usage(lease->slot, lease->generation, &lease->usage, &leak))
+		cp_leak_over(&leak, lease->end);
 	memset(&lease->usage, 0, sizeof(lease->usage));
 
 	deadline = Max(deadline, cp_deadline(cp_now(), END_TIMEOUT));
@@ -587,7 +587,8 @@ wait_in_queue(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 		}
 		check_deadlock(target, &next_check);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT,
-						 cp_timeout_ms(cp_earlier(deadline, next_check)), CP_WAIT_EVENT);
+						 cp_timeout_ms(cp_earlier(deadline, next_check)),
+						 cp_wait_event(CP_WAIT_LEASE));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -673,25 +674,37 @@ check_out(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 	}
 }
 
-/*
- * The statement that takes the lease, as the views and the log may show it: not
- * if a connection string or an option in it may hold a password.
- */
+/* A text (or NULL) of which the first `len` bytes are shown to others. */
 static const char *
-statement_to_show(void)
+text_to_show(const char *text, int len)
 {
-	const char *sql = debug_query_string;
-
-	if (sql == NULL)
-		return NULL;
-	for (int i = 0; i < CP_SQL_LEN && sql[i] != '\0'; i++)
+	for (int i = 0; text != NULL && i < len && text[i] != '\0'; i++)
 	{
 		/* one look is enough at nearly all characters */
-		if (((sql[i] | 0x20) == 'p' && pg_strncasecmp(sql + i, "password", 8) == 0) ||
-			(sql[i] == ':' && strncmp(sql + i, "://", 3) == 0))
+		if (((text[i] | 0x20) == 'p' && pg_strncasecmp(text + i, "password", 8) == 0) ||
+			(text[i] == ':' && strncmp(text + i, "://", 3) == 0))
 			return "<hidden: it may hold a password>";
 	}
-	return sql;
+	return text;
+}
+
+const char *
+cp_borrow_statement_to_show(void)
+{
+	return text_to_show(debug_query_string, CP_SQL_LEN);
+}
+
+/*
+ * Through which functions the checkout came, for a lease that outlives its call:
+ * what PL/pgSQL calls PG_CONTEXT, innermost first.
+ */
+static const char *
+stack_to_show(const CpLease *lease)
+{
+	if (error_context_stack == NULL ||
+		(lease->scope == CP_SCOPE_STATEMENT && !lease->is_explicit))
+		return NULL;
+	return text_to_show(GetErrorContextStack(), CP_STACK_LEN);
 }
 
 /* Does the server's definition ask for one that can be written to? */
@@ -707,10 +720,28 @@ wants_primary(const CpTarget *target)
 	return false;
 }
 
+/* As conpool.log_min_wait wants it; the statement only if it may be shown. */
+static void
+log_long_wait(const CpLease *lease, const CpTarget *target, CpTime wait)
+{
+	bool hide;
+
+	if (cp_guc_log_min_wait < 0 || wait < (CpTime) cp_guc_log_min_wait * 1000)
+		return;
+	hide = target->key.kind == CP_POOL_CONNINFO ||
+		cp_borrow_statement_to_show() != debug_query_string;
+	ereport(LOG,
+			(errmsg("waited %.3f ms for a connection of pool \"%s\"", wait / 1e3, target->name),
+			 errdetail_internal("%s", cp_pool_describe(lease->pool)),
+			 errhidestmt(hide),
+			 errhidecontext(hide)));
+}
+
 void
 cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 {
 	CpCheckout c = {0};
+	CpTime now;
 
 	c.options = &target->options;
 	c.fingerprint = target->fingerprint;
@@ -752,8 +783,12 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 		c.again = true;
 	}
 	lease->wants_primary = wants_primary(target);
-	lease->obtained_at = cp_now();
-	cp_pool_set_sql(lease->slot, lease->generation, statement_to_show());
+	now = cp_now();
+	cp_pool_set_origin(lease->slot, lease->generation, lease->is_explicit,
+					   cp_borrow_statement_to_show(), cp_my_query_id(), stack_to_show(lease));
+	log_long_wait(lease, target, now - lease->requested_at);
+	/* up to here an interrupt finds it half taken, and ends it */
+	lease->obtained_at = now;
 }
 
 /* ---- giving back -------------------------------------------------------- */
@@ -824,6 +859,7 @@ changes_to_reset(const CpLease *lease, CpDisposition disposition)
 static bool
 tell_pool(CpLease *lease, CpDisposition disposition, bool in_transaction, bool *reclaimed)
 {
+	CpLeakRecord leak;
 	CpCheckin c = {
 		.slot = lease->slot,
 		.generation = lease->generation,
@@ -833,13 +869,16 @@ tell_pool(CpLease *lease, CpDisposition disposition, bool in_transaction, bool *
 		.mid_protocol = lease->busy,
 		.broken = lease->busy ||
 			(lease->remote != NULL && PQstatus(lease->remote->conn) != CONNECTION_OK),
+		.unfit = lease->listened || lease->misplaced,
 		.usage = lease->usage,
+		.leak = &leak,
 	};
 
 	if (!cp_pool_checkin(&c))
 		return false;
 	*reclaimed = c.reclaimed;
-	say_if_over(lease, c.was_leak);
+	if (c.was_leak)
+		cp_leak_over(&leak, lease->end);
 	return true;
 }
 
@@ -898,6 +937,23 @@ give_to_pool(CpLease *lease, CpDisposition disposition, bool in_transaction,
 }
 
 void
+cp_borrow_stop_clock(CpLease *lease)
+{
+	if (!lease->clock_runs)
+		return;
+	lease->clock_runs = false;
+	lease->usage.timed = 1;
+	lease->usage.remote_time = cp_pool_statement_ends(lease->slot, lease->generation);
+}
+
+void
+cp_borrow_report_usage(CpLease *lease)
+{
+	(void) cp_pool_add_usage(lease->slot, lease->generation, &lease->usage, NULL);
+	memset(&lease->usage, 0, sizeof(lease->usage));
+}
+
+void
 cp_borrow_return(CpLease *lease, CpTime deadline)
 {
 	CpDisposition disposition;
@@ -905,6 +961,14 @@ cp_borrow_return(CpLease *lease, CpTime deadline)
 
 	if (lease->slot == CP_NONE)
 		return;
+	/*
+	 * Messages to the log serve interrupts.  The pool must not have the
+	 * connection while the lease believes that it has.
+	 */
+	HOLD_INTERRUPTS();
+	cp_borrow_stop_clock(lease);
+	lease->usage.auto_returned = lease->is_explicit && lease->scope == CP_SCOPE_TRANSACTION &&
+		lease->end == CP_LEAK_TRANSACTION_ENDED;
 	disposition = choose_disposition(lease);
 	open_transaction = has_open_transaction(lease);
 	if (disposition == CP_CHECKIN_CLOSE && !lease->listened)
@@ -912,6 +976,7 @@ cp_borrow_return(CpLease *lease, CpTime deadline)
 
 	if (lease->unshared || !give_to_pool(lease, disposition, open_transaction, deadline))
 		end_it_ourselves(lease, deadline);
+	RESUME_INTERRUPTS();
 
 	if (open_transaction)
 		ereport(WARNING,
@@ -946,8 +1011,13 @@ cp_borrow_abort(CpLease *lease, CpTime deadline)
 		/* what was stopped may have changed session state before */
 		lease->dirty = true;
 		lease->busy = false;
-		cp_pool_statement_ends(lease->slot, lease->generation);
+		cp_borrow_stop_clock(lease);
+		cp_borrow_report_usage(lease);
 	}
 	else
+	{
+		if (lease->end != CP_LEAK_SESSION_ENDED)
+			lease->end = CP_LEAK_LOST;
 		cp_borrow_return(lease, deadline);
+	}
 }

@@ -33,6 +33,18 @@ extern void cp_borrow_return(CpLease *lease, CpTime deadline);
  */
 extern void cp_borrow_abort(CpLease *lease, CpTime deadline);
 
+/* A statement has ended, one way or another: how long it took goes into usage. */
+extern void cp_borrow_stop_clock(CpLease *lease);
+
+/* Reports what a lease that goes on has done up to now. */
+extern void cp_borrow_report_usage(CpLease *lease);
+
+/*
+ * The client's statement, as views and the log may show it: not if a connection
+ * string or an option in it may hold a password.  NULL if there is none.
+ */
+extern const char *cp_borrow_statement_to_show(void);
+
 /* Reads the broker's answer to a donation if it has come; cheap. */
 extern void cp_borrow_look_for_answer(CpLease *lease);
 

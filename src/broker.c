@@ -22,23 +22,28 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
+#include "utils/backend_status.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/pidfile.h"
 
 #include "compat.h"
 #include "guc.h"
+#include "historian.h"
 #include "keep.h"
 #include "leak.h"
 #include "pool.h"
+#include "stats_file.h"
 #include "upkeep.h"
 #include "vault.h"
+#include "wait_events.h"
 
 /* between two rounds of maintenance, in milliseconds */
 #define TICK 1000
@@ -48,6 +53,8 @@
 #define MAX_ACCEPTS 100
 /* events taken in one turn */
 #define MAX_EVENTS 64
+/* bytes of what pg_stat_activity says of the broker */
+#define ACTIVITY_SIZE 128
 /* descriptors for log, latch, wait event set, catalogs and libraries */
 #define OTHER_DESCRIPTORS 100
 
@@ -270,6 +277,84 @@ server_is_stopping(void)
 	return found;
 }
 
+/* What the broker has in hand: connections, and in how many pools. */
+typedef struct Load
+{
+	int pools;
+	int kept;
+	int checking;
+	int resetting;
+	int closing;
+} Load;
+
+/* Numbers for people to look at: no lock is worth it. */
+static Load
+estimate_load(void)
+{
+	Load load = {0};
+
+	for (int p = 0; p < cp_shared->max_pools; p++)
+	{
+		const volatile CpSharedPool *pool = &cp_pools[p];
+		const volatile int *counts = pool->counts;
+		int kept;
+
+		if (!pool->in_use)
+			continue;
+		kept = counts[CP_SLOT_IDLE] + counts[CP_SLOT_LEASED] + counts[CP_SLOT_RESETTING] +
+			counts[CP_SLOT_VALIDATING] - pool->unshared;
+		load.pools += kept > 0;
+		load.kept += Max(kept, 0);
+		load.checking += counts[CP_SLOT_VALIDATING];
+		load.resetting += counts[CP_SLOT_RESETTING];
+		load.closing += counts[CP_SLOT_CLOSING];
+	}
+	return load;
+}
+
+static void
+describe_load(char *text, size_t size)
+{
+	const Load load = estimate_load();
+	const struct
+	{
+		const char *what;
+		int count;
+	} parts[] = {
+		{"checking", load.checking},
+		{"resetting", load.resetting},
+		{"closing", load.closing},
+	};
+	const char *separator = ";";
+	int len;
+
+	len = snprintf(text, size, "keeping %d connection%s of %d pool%s",
+				   load.kept, load.kept == 1 ? "" : "s", load.pools, load.pools == 1 ? "" : "s");
+	for (int i = 0; i < (int) lengthof(parts); i++)
+	{
+		if (parts[i].count == 0)
+			continue;
+		len += snprintf(text + len, size - len, "%s %s %d", separator, parts[i].what,
+						parts[i].count);
+		separator = ",";
+	}
+}
+
+/* In pg_stat_activity, as the broker's last query. */
+static void
+show_activity(void)
+{
+	static char shown[ACTIVITY_SIZE] = "";
+	char text[ACTIVITY_SIZE];
+
+	describe_load(text, sizeof(text));
+	if (strcmp(text, shown) == 0)
+		return;
+	strlcpy(shown, text, sizeof(shown));
+	SetCurrentStatementStartTimestamp();
+	pgstat_report_activity(STATE_IDLE, text);
+}
+
 static void
 tick(void)
 {
@@ -279,6 +364,7 @@ tick(void)
 	listening = true;
 	cp_keep_look();
 	cp_leak_scan();
+	show_activity();
 	stopping = server_is_stopping();
 	if (stopping)
 		cp_pool_close_all_idle();
@@ -384,7 +470,8 @@ wait_for_events(CpTime deadline)
 	int n;
 
 	build_wait_set();
-	n = WaitEventSetWait(wait_set, cp_timeout_ms(deadline), events, MAX_EVENTS, CP_WAIT_EVENT);
+	n = WaitEventSetWait(wait_set, cp_timeout_ms(deadline), events, MAX_EVENTS,
+						 cp_wait_event(CP_WAIT_MAIN));
 	/* before anything is looked at, so that what comes later is seen later */
 	ResetLatch(MyLatch);
 	for (int i = 0; i < n; i++)
@@ -396,7 +483,10 @@ serve_signals(void)
 {
 	CHECK_FOR_INTERRUPTS();
 	if (ShutdownRequestPending)
+	{
+		cp_historian_end(cp_now());
 		proc_exit(1);
+	}
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
@@ -426,6 +516,7 @@ turn(void)
 	if (!stopping)
 		deadline = cp_earlier(deadline, cp_upkeep_turn(now));
 	deadline = cp_earlier(deadline, cp_pool_relieve());
+	deadline = cp_earlier(deadline, cp_historian_turn(now));
 	/* the pool wakes us for every task, those that come of this turn too */
 	wait_for_events(cp_earlier(deadline, next_tick));
 }
@@ -527,6 +618,7 @@ set_up(void)
 				 errmsg("could not listen on the connection pool's socket: %m")));
 	/* from here on backends come */
 	epoch = cp_pool_broker_begins();
+	cp_stats_file_forget();
 	cp_upkeep_begin();
 }
 

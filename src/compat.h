@@ -10,6 +10,7 @@
 #endif
 
 #include "storage/latch.h"
+#include "utils/backend_status.h"
 #if PG_VERSION_NUM >= 180000
 #include "storage/waiteventset.h"
 #endif
@@ -35,11 +36,26 @@
 	object_ownercheck(ForeignServerRelationId, (oid), (role))
 #endif
 
+/* query ID of this session's statement, 0 = none was computed */
+#define cp_my_query_id() ((uint64) pgstat_get_my_query_id())
+
 #if PG_VERSION_NUM < 180000 && !defined(pg_noreturn)
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
-/* custom wait events, by name, come with a later issue */
-#define CP_WAIT_EVENT PG_WAIT_EXTENSION
+#if PG_VERSION_NUM < 160000
+#define cp_local_beentry(i) pgstat_fetch_stat_local_beentry(i)
+#else
+#define cp_local_beentry(i) pgstat_get_local_beentry_by_index(i)
+#endif
+
+/* wait events have names of their own from 17 on */
+#if PG_VERSION_NUM < 170000
+#define cp_new_wait_event(name) ((void) (name), PG_WAIT_EXTENSION)
+#define cp_proc_in_transaction(proc) LocalTransactionIdIsValid((proc)->lxid)
+#else
+#define cp_new_wait_event(name) WaitEventExtensionNew(name)
+#define cp_proc_in_transaction(proc) LocalTransactionIdIsValid((proc)->vxid.lxid)
+#endif
 
 #endif /* CP_COMPAT_H */

@@ -36,7 +36,6 @@
 
 /* Unless given: a silent partition ends within about a minute. */
 static const char *const defaults[][2] = {
-	{"fallback_application_name", "conpool"},
 	{"keepalives", "1"},
 	{"keepalives_idle", "30"},	   /* s */
 	{"keepalives_interval", "10"}, /* s */
@@ -341,8 +340,21 @@ check_with_server(const CpConninfo *info)
 #endif
 }
 
+/*
+ * As the option itself rather than the one to fall back to, before which the
+ * environment would come.
+ */
+static void
+set_application_name(CpConninfo *info, const char *name)
+{
+	const char *own = cp_conninfo_get(info, "fallback_application_name");
+
+	if (cp_conninfo_get(info, "application_name") == NULL)
+		cp_conninfo_set(info, "application_name", own ? own : name);
+}
+
 void
-cp_conninfo_finish(CpConninfo *info)
+cp_conninfo_finish(CpConninfo *info, const char *application_name)
 {
 	int n = count_options();
 	int used = 0;
@@ -353,6 +365,7 @@ cp_conninfo_finish(CpConninfo *info)
 		if (cp_conninfo_get(info, defaults[i][0]) == NULL)
 			cp_conninfo_set(info, defaults[i][0], defaults[i][1]);
 	}
+	set_application_name(info, application_name);
 	add_startup_options(info);
 
 	/* a pool option: conpool limits the attempt itself */

@@ -67,9 +67,10 @@ extern void cp_conninfo_parse(CpConninfo *info, const char *string);
 
 /*
  * Adds what conpool wants on every connection, has the server's own check look
- * at the whole, and makes keywords and values for PQconnectStartParams.
+ * at the whole, and makes keywords and values for PQconnectStartParams.  The
+ * application's name is for connections that were given none.
  */
-extern void cp_conninfo_finish(CpConninfo *info);
+extern void cp_conninfo_finish(CpConninfo *info, const char *application_name);
 
 /* Of a finished one and the rule it is opened under. */
 extern CpFingerprint cp_conninfo_fingerprint(const CpConninfo *info, CpTrust trust);

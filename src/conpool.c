@@ -17,9 +17,10 @@
 #include "guc.h"
 #include "lease.h"
 #include "shmem.h"
+#include "stats_file.h"
 
 #ifdef PG_MODULE_MAGIC_EXT
-PG_MODULE_MAGIC_EXT(.name = "conpool", .version = "1.1");
+PG_MODULE_MAGIC_EXT(.name = "conpool", .version = "1.2");
 #else
 PG_MODULE_MAGIC;
 #endif
@@ -64,7 +65,7 @@ _PG_init(void)
 	if (!at_start)
 		return;
 
-	cp_shmem_request_at_start();
+	cp_shmem_request_at_start(cp_stats_file_begin);
 	cp_broker_register();
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;

@@ -42,6 +42,7 @@
 #include "remote.h"
 #include "resolver.h"
 #include "vault.h"
+#include "wait_events.h"
 
 /*
  * Connects under way at once: over all pools, of pools that are failing, slow ones
@@ -970,7 +971,8 @@ wait_for_events(CpTime deadline)
 	WaitEvent events[4 + MAX_ATTEMPTS];
 	int n;
 
-	n = WaitEventSetWait(set, cp_timeout_ms(deadline), events, lengthof(events), CP_WAIT_EVENT);
+	n = WaitEventSetWait(set, cp_timeout_ms(deadline), events, lengthof(events),
+						 cp_wait_event(CP_WAIT_MAIN));
 	FreeWaitEventSet(set);
 	/* before anything is looked at, so that what comes later is seen later */
 	ResetLatch(MyLatch);

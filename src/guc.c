@@ -10,6 +10,8 @@
 
 #include "guc.h"
 
+#include <limits.h>
+
 #include "utils/guc.h"
 
 #define PREFIX "conpool"
@@ -18,6 +20,12 @@ int cp_guc_max_connections = 200;
 int cp_guc_max_pools = 100;
 bool cp_guc_allow_conninfo = true;
 int cp_guc_refresh_interval = 60;
+bool cp_guc_track = true;
+int cp_guc_log_min_wait = -1;
+int cp_guc_max_statements = 1000;
+int cp_guc_max_events = 1000;
+int cp_guc_history_size = 1440;
+int cp_guc_history_interval = 60;
 CpPoolOptions cp_guc_pool_options;
 
 static void
@@ -52,6 +60,41 @@ define_sizes(void)
 							NULL,
 							&cp_guc_max_pools, 100, 1, 10000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(PREFIX ".max_statements",
+							"Sets how many statements are kept statistics of.",
+							"0 turns that off.",
+							&cp_guc_max_statements, 1000, 0, 100000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(PREFIX ".max_events",
+							"Sets how many events are kept.",
+							NULL,
+							&cp_guc_max_events, 1000, 1, 1000000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(PREFIX ".history_size",
+							"Sets how many intervals are kept in the history of each pool.",
+							"0 turns that off.",
+							&cp_guc_history_size, 1440, 0, 100000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+}
+
+static void
+define_statistics(void)
+{
+	DefineCustomBoolVariable(PREFIX ".track",
+							 "Collects how long waits, checkouts, connects and statements take.",
+							 NULL,
+							 &cp_guc_track, true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(PREFIX ".log_min_wait",
+							"Sets how long a wait for a connection must be to be logged.",
+							"0 logs all, -1 turns that off.",
+							&cp_guc_log_min_wait, -1, -1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable(PREFIX ".history_interval",
+							"Sets the length of an interval of the history.",
+							NULL,
+							&cp_guc_history_interval, 60, 1, 86400,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 }
 
 /*
@@ -76,6 +119,7 @@ cp_guc_define(bool at_start)
 							"0 turns that off.",
 							&cp_guc_refresh_interval, 60, 0, 86400,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	define_statistics();
 	if (at_start)
 	{
 		define_sizes();

@@ -12,6 +12,12 @@ extern int cp_guc_max_connections; /* slots; fixed at start */
 extern int cp_guc_max_pools;	   /* fixed at start */
 extern bool cp_guc_allow_conninfo;
 extern int cp_guc_refresh_interval; /* seconds, 0 = never */
+extern bool cp_guc_track;
+extern int cp_guc_log_min_wait;		/* milliseconds, -1 = never */
+extern int cp_guc_max_statements;	/* fixed at start, 0 = none */
+extern int cp_guc_max_events;		/* fixed at start */
+extern int cp_guc_history_size;		/* rows for each pool; fixed at start, 0 = none */
+extern int cp_guc_history_interval; /* seconds */
 
 /* what holds where a server does not say otherwise */
 extern CpPoolOptions cp_guc_pool_options;

@@ -24,6 +24,7 @@
 #include "net.h"
 #include "pgstat.h"
 #include "utils/memutils.h"
+#include "wait_events.h"
 
 #define HANDOVER_PATH PG_STAT_TMP_DIR "/conpool.dialer"
 #define HANDOVER_BACKLOG 16
@@ -147,7 +148,7 @@ connect_dialer(CpTime deadline)
 		if (errno != EAGAIN || cp_now() >= deadline)
 			return -1;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 BACKLOG_PAUSE, CP_WAIT_EVENT);
+						 BACKLOG_PAUSE, cp_wait_event(CP_WAIT_BROKER));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -167,7 +168,7 @@ wait_for(int sock, int ready, CpTime deadline)
 		int events = WaitLatchOrSocket(MyLatch,
 									   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | ready |
 										   (timeout >= 0 ? WL_TIMEOUT : 0),
-									   sock, timeout, CP_WAIT_EVENT);
+									   sock, timeout, cp_wait_event(CP_WAIT_BROKER));
 
 		if (events & WL_LATCH_SET)
 		{

@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "capacity.h"
 #include "compat.h"
 #include "net.h"
 #include "ping.h"
@@ -34,6 +35,10 @@
 #define CLOSING_LIMIT 2000
 /* bytes read and thrown away while it is awaited */
 #define CLOSING_MAX_BYTES (1024 * 1024)
+/* a pool's remote is asked again how many connections it allows, in milliseconds: ... */
+#define CAPACITY_INTERVAL (60 * 60 * 1000)
+/* ... and if that is not known yet */
+#define CAPACITY_RETRY_INTERVAL (10 * 60 * 1000)
 
 typedef enum Work
 {
@@ -41,7 +46,8 @@ typedef enum Work
 	WORK_RESET_QUEUED, /* too many resets under way */
 	WORK_ROLLBACK,	   /* the two steps of a reset */
 	WORK_DISCARD,
-	WORK_VALIDATING, /* awaits the answer to a ping */
+	WORK_VALIDATING, /* awaits the answer to a ping, ... */
+	WORK_ASKING,	 /* ... or to a question about its remote */
 	WORK_CLOSING	 /* awaits the peer's end of file */
 } Work;
 
@@ -56,12 +62,22 @@ typedef struct KeptSocket
 	uint64 changes;		 /* parameters that the reset must bring back */
 	bool unsent;		 /* libpq may hold part of a message of ours */
 	CpRemote *remote;	 /* the adoption that resets talk on, or NULL */
-	CpPing ping;		 /* of the validation */
+	CpPing ping;		 /* of the validation, or ... */
+	CpCapacity capacity; /* ... of the question */
 	size_t discarded;	 /* bytes read in closing */
 } KeptSocket;
 
+/* When the remote of a pool was last asked how many connections it allows. */
+typedef struct AskedPool
+{
+	uint64 generation;
+	CpTime at; /* 0 = never */
+} AskedPool;
+
 static KeptSocket *kept = NULL;
 static int kept_count = 0;
+
+static AskedPool *asked = NULL;
 
 /* sockets with work in hand, resets that run, resets that wait */
 static int working = 0;
@@ -78,6 +94,7 @@ void
 cp_keep_init(int slots)
 {
 	kept = palloc0(slots * sizeof(KeptSocket));
+	asked = palloc0(cp_shared->max_pools * sizeof(AskedPool));
 	poll_fds = palloc(slots * sizeof(struct pollfd));
 	poll_slots = palloc(slots * sizeof(int));
 	for (int i = 0; i < slots; i++)
@@ -338,23 +355,76 @@ finish_validation(KeptSocket *sock, bool alive)
 	cp_pool_validated(slot_of(sock), sock->generation, alive);
 }
 
+/* What the remote has said it allows is for the pool of its connection. */
+static void
+note_capacity(KeptSocket *sock)
+{
+	CpSlotInfo slot;
+	CpPoolInfo pool;
+
+	if (sock->capacity.connections > 0 && cp_slot_read(slot_of(sock), &slot) &&
+		slot.generation == sock->generation && cp_pool_read(slot.pool, &pool))
+		cp_pool_set_remote_limit(slot.pool, pool.generation, sock->capacity.connections);
+}
+
 static void
 read_answer(KeptSocket *sock)
 {
-	CpPingStatus status = cp_ping_read(&sock->ping, sock->fd);
+	CpPingStatus status = sock->work == WORK_ASKING ?
+		cp_capacity_read(&sock->capacity, sock->fd) :
+		cp_ping_read(&sock->ping, sock->fd);
 
-	if (status != CP_PING_WAIT)
-		finish_validation(sock, status == CP_PING_ALIVE);
+	if (status == CP_PING_WAIT)
+		return;
+	if (status == CP_PING_ALIVE && sock->work == WORK_ASKING)
+		note_capacity(sock);
+	finish_validation(sock, status == CP_PING_ALIVE);
+}
+
+/* Is a check due because of validate_interval, and not of a suspicion? */
+static bool
+is_routine(const CpSlotInfo *slot, const CpPoolInfo *pool, CpTime now)
+{
+	return pool->options.validate_interval > 0 &&
+		now >= cp_deadline(slot->checked_at, pool->options.validate_interval);
+}
+
+/*
+ * Is it time to ask the remote of a slot's pool what it allows?  Then it counts
+ * as asked, whatever comes of it.
+ */
+static bool
+is_to_be_asked(int i)
+{
+	CpTime now = cp_now();
+	CpSlotInfo slot;
+	CpPoolInfo pool;
+	AskedPool *last;
+	int interval;
+
+	if (!cp_slot_read(i, &slot) || !cp_pool_read(slot.pool, &pool) ||
+		!is_routine(&slot, &pool, now))
+		return false;
+	interval = pool.remote_max_connections > 0 ? CAPACITY_INTERVAL : CAPACITY_RETRY_INTERVAL;
+	last = &asked[slot.pool];
+	if (last->at != 0 && last->generation == pool.generation &&
+		now < cp_deadline(last->at, interval))
+		return false;
+	*last = (AskedPool){.generation = pool.generation, .at = now};
+	return true;
 }
 
 /* On the bare socket: an adoption that a reset has left behind does not see it. */
 static void
 begin_validation(KeptSocket *sock)
 {
+	bool asks = is_to_be_asked(slot_of(sock));
+
 	memset(&sock->ping, 0, sizeof(sock->ping));
+	memset(&sock->capacity, 0, sizeof(sock->capacity));
 	sock->deadline = cp_deadline(cp_now(), VALIDATE_LIMIT);
-	set_work(sock, WORK_VALIDATING);
-	if (!cp_ping_send(sock->fd))
+	set_work(sock, asks ? WORK_ASKING : WORK_VALIDATING);
+	if (!(asks ? cp_capacity_ask(sock->fd) : cp_ping_send(sock->fd)))
 		finish_validation(sock, false);
 }
 
@@ -509,6 +579,7 @@ cp_keep_events(int slot, pgsocket *fd)
 			*fd = PQsocket(sock->remote->conn);
 			return WL_SOCKET_READABLE | (sock->unsent ? WL_SOCKET_WRITEABLE : 0);
 		case WORK_VALIDATING:
+		case WORK_ASKING:
 		case WORK_CLOSING:
 			*fd = sock->fd;
 			return WL_SOCKET_READABLE;
@@ -532,6 +603,7 @@ cp_keep_ready(int slot)
 			read_results(sock);
 			break;
 		case WORK_VALIDATING:
+		case WORK_ASKING:
 			read_answer(sock);
 			break;
 		case WORK_CLOSING:
@@ -547,7 +619,7 @@ give_up(KeptSocket *sock)
 {
 	if (sock->work == WORK_CLOSING)
 		finish_closing(sock);
-	else if (sock->work == WORK_VALIDATING)
+	else if (sock->work == WORK_VALIDATING || sock->work == WORK_ASKING)
 		finish_validation(sock, false);
 	else
 		finish_reset(sock, false);

@@ -21,7 +21,9 @@
 #include "borrow.h"
 #include "compat.h"
 #include "error.h"
+#include "error_stats.h"
 #include "leak.h"
+#include "statement_stats.h"
 
 /* how long an abort may take to stop what runs remotely (milliseconds) */
 #define ABORT_TIMEOUT 2000
@@ -80,8 +82,9 @@ abort_deadline(void)
 static void
 end_lease(CpLease *lease)
 {
-	cp_borrow_return(lease, abort_deadline());
+	/* first, since giving back may end with a message, and that be interrupted */
 	dlist_delete(&lease->node);
+	cp_borrow_return(lease, abort_deadline());
 	if (spare == NULL)
 		spare = lease;
 	else
@@ -134,7 +137,10 @@ abort_leases(int level)
 		if (lease->busy ? lease->busy_level >= level : taken_here)
 			cp_borrow_abort(lease, deadline);
 		if (taken_here && (lease->scope != CP_SCOPE_SESSION || half_taken))
+		{
+			lease->end = CP_LEAK_TRANSACTION_ENDED;
 			end_lease(lease);
+		}
 	}
 }
 
@@ -149,7 +155,10 @@ end_transaction_leases(void)
 		CpLease *lease = dlist_container(CpLease, node, iter.cur);
 
 		if (lease->scope != CP_SCOPE_SESSION)
+		{
+			lease->end = CP_LEAK_TRANSACTION_ENDED;
 			end_lease(lease);
+		}
 	}
 }
 
@@ -242,7 +251,8 @@ at_exit(int code, Datum arg)
 		CpLease *lease = dlist_container(CpLease, node, iter.cur);
 
 		if (lease->is_explicit && lease->slot != CP_NONE && !is_reclaimed(lease))
-			cp_leak_abandoned(lease->slot);
+			cp_leak_abandoned(lease->slot, lease->id);
+		lease->end = CP_LEAK_SESSION_ENDED;
 		cp_borrow_abort(lease, exit_deadline);
 		end_lease(lease);
 	}
@@ -254,7 +264,7 @@ cp_lease_discard_all(void)
 	dlist_mutable_iter iter;
 
 	dlist_foreach_modify(iter, &leases)
-		end_lease(dlist_container(CpLease, node, iter.cur));
+		cp_lease_checkin(dlist_container(CpLease, node, iter.cur));
 }
 
 static void
@@ -287,6 +297,78 @@ check_scope(CpScope scope)
 						"security-restricted operation")));
 }
 
+/* ---- statistics ---------------------------------------------------------- */
+
+void
+cp_lease_account(CpLease *lease, CpAccount *account)
+{
+	account->pool = lease->key;
+	memcpy(account->pool_name, lease->pool_name, CP_POOL_NAME_LEN);
+	account->role = lease->role;
+	account->wait = lease->untold_wait;
+	lease->untold_wait = 0;
+}
+
+/* Within PG_CATCH. */
+static void
+count_error(const CpAccount *account)
+{
+	MemoryContext context = MemoryContextSwitchTo(TopTransactionContext);
+	ErrorData *error = CopyErrorData();
+
+	cp_error_stats_add(&account->pool, account->pool_name, error->sqlerrcode, error->message,
+					   account->role, cp_my_query_id());
+	FreeErrorData(error);
+	MemoryContextSwitchTo(context);
+}
+
+void
+cp_lease_count_statement(const CpAccount *account, bool sent, bool failed, CpTime taken,
+						 int64 rows)
+{
+	CpStatementKey key = {
+		.pool = account->pool,
+		.role = account->role,
+		.query_id = cp_my_query_id(),
+	};
+	CpStatementCounters counters = {
+		.calls = sent ? 1 : 0,
+		.rows = rows,
+		.errors = failed ? 1 : 0,
+		.wait_time = account->wait,
+		.remote_time = taken,
+		.max_remote_time = taken,
+	};
+
+	/* the text is looked through only when it is needed */
+	if (!cp_statement_stats_bump(&key, account->pool_name, &counters))
+		cp_statement_stats_add(&key, account->pool_name, cp_borrow_statement_to_show(),
+							   &counters);
+	if (failed)
+		count_error(account);
+}
+
+/* Asks for the connection; if none is to be had, that counts. */
+static void
+borrow(CpLease *lease, CpTarget *target, CpTime deadline)
+{
+	PG_TRY();
+	{
+		cp_borrow(lease, target, deadline);
+		lease->untold_wait = lease->obtained_at - lease->requested_at;
+	}
+	PG_CATCH();
+	{
+		CpAccount account;
+
+		lease->untold_wait = cp_now() - lease->requested_at;
+		cp_lease_account(lease, &account);
+		cp_lease_count_statement(&account, false, true, 0, 0);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
 static CpLease *
 checkout_target(CpTarget *target, CpScope scope, bool is_explicit, int64 timeout_ms)
 {
@@ -297,7 +379,7 @@ checkout_target(CpTarget *target, CpScope scope, bool is_explicit, int64 timeout
 	if (timeout_ms < 0)
 		timeout_ms = target->options.checkout_timeout;
 	lease = new_lease(target, scope, is_explicit);
-	cp_borrow(lease, target, cp_deadline(lease->requested_at, timeout_ms));
+	borrow(lease, target, cp_deadline(lease->requested_at, timeout_ms));
 	return lease;
 }
 
@@ -315,16 +397,19 @@ cp_lease_throw_if_reclaimed(uint64 id, const char *pool_name)
 
 	if (!cp_pool_was_reclaimed(id, &record) || record.holder_pid != MyProcPid)
 		return;
-	role = GetUserNameFromId(record.role, true);
+	role = OidIsValid(record.role) ? GetUserNameFromId(record.role, true) : NULL;
 	ereport(ERROR,
 			(errcode(CP_ERRCODE_NOT_YOUR_LEASE),
 			 pool_name ?
 				 errmsg("lease " UINT64_FORMAT " of pool \"%s\" was reclaimed", id, pool_name) :
 				 errmsg("lease " UINT64_FORMAT " was reclaimed", id),
-			 errdetail("Process %d, role \"%s\", took it away with conpool.reclaim() at %s; its "
-					   "connection was closed.",
-					   record.pid, role ? role : "?",
-					   timestamptz_to_str(cp_wall_clock(record.at)))));
+			 record.why[0] != '\0' ?
+				 errdetail("conpool's broker took it away at %s: %s; its connection was closed.",
+						   timestamptz_to_str(cp_wall_clock(record.at)), record.why) :
+				 errdetail("Process %d, role \"%s\", took it away with conpool.reclaim() at %s; "
+						   "its connection was closed.",
+						   record.pid, role ? role : "?",
+						   timestamptz_to_str(cp_wall_clock(record.at)))));
 }
 
 /* Forgets a lease that was taken away, and says so; returns if that is long ago. */
@@ -453,16 +538,19 @@ void
 cp_lease_checkin(CpLease *lease)
 {
 	Assert(!lease->busy);
+	lease->end = CP_LEAK_CHECKED_IN;
 	end_lease(lease);
 }
 
-void
+bool
 cp_lease_statement_begins(CpLease *lease)
 {
 	Assert(!lease->busy);
-	lease->busy = true;
+	if (!cp_pool_statement_begins(lease->slot, lease->generation))
+		return false;
+	lease->busy = lease->clock_runs = true;
 	lease->busy_level = GetCurrentTransactionNestLevel();
-	cp_pool_statement_begins(lease->slot, lease->generation);
+	return true;
 }
 
 /* Leases that go on report at once: a statistic must not wait for their end. */
@@ -470,14 +558,11 @@ void
 cp_lease_statement_ends(CpLease *lease)
 {
 	lease->busy = false;
-	cp_pool_statement_ends(lease->slot, lease->generation);
+	cp_borrow_stop_clock(lease);
 	if (lease->donation >= 0)
 		cp_borrow_look_for_answer(lease);
-	if (lease->scope != CP_SCOPE_STATEMENT)
-	{
-		cp_pool_add_usage(lease->slot, lease->generation, &lease->usage);
-		memset(&lease->usage, 0, sizeof(lease->usage));
-	}
+	if (lease->is_explicit || lease->scope != CP_SCOPE_STATEMENT)
+		cp_borrow_report_usage(lease);
 }
 
 /* What was reclaimed would go on running remotely, though nobody hears of it. */
@@ -487,6 +572,7 @@ cp_lease_lost(CpLease *lease)
 	bool reclaimed = is_reclaimed(lease);
 
 	lease->busy = true; /* it never came to an end: in doubt */
+	lease->end = CP_LEAK_LOST;
 	if (reclaimed && lease->remote != NULL)
 		(void) cp_remote_cancel(lease->remote, abort_deadline());
 	if (reclaimed)

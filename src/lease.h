@@ -38,6 +38,7 @@ typedef struct CpLease
 	int donation;		 /* vault socket with the reply to come, or -1 */
 	CpTime requested_at; /* the checkout began */
 	CpTime obtained_at;	 /* the connection was there */
+	CpTime untold_wait;	 /* not yet in the statistics of a statement */
 
 	/* what has been done with it; set by query.c */
 	bool dirty;			  /* needs a reset at checkin */
@@ -48,9 +49,12 @@ typedef struct CpLease
 	bool misplaced;		  /* it turned out to be another: closed at checkin */
 	CpUsage usage;		  /* not yet reported to the pool */
 
+	CpLeakEnd end; /* how it ends, once it does */
+
 	/* a statement runs: not re-entrant, and in doubt until it has ended */
 	bool busy;
-	int busy_level; /* transaction nesting it began in */
+	bool clock_runs; /* of how long it takes */
+	int busy_level;	 /* transaction nesting it began in */
 } CpLease;
 
 /*
@@ -86,10 +90,32 @@ extern void cp_lease_checkin(CpLease *lease);
 
 /*
  * Before the first byte of a statement, and after its last (ReadyForQuery
- * read): between them the connection is in doubt.
+ * read): between them the connection is in doubt.  begins: false if the lease
+ * was taken away; then nothing may be sent, and cp_lease_lost() is to follow.
  */
-extern void cp_lease_statement_begins(CpLease *lease);
+extern bool cp_lease_statement_begins(CpLease *lease);
 extern void cp_lease_statement_ends(CpLease *lease);
+
+/*
+ * Whose statistics something is to be counted in: a copy, since a lease may be
+ * gone when it fails.
+ */
+typedef struct CpAccount
+{
+	CpPoolKey pool;
+	char pool_name[CP_POOL_NAME_LEN];
+	Oid role;
+	CpTime wait; /* untold_wait of the lease; it is told now */
+} CpAccount;
+
+extern void cp_lease_account(CpLease *lease, CpAccount *account);
+
+/*
+ * A remote statement has ended, after that many microseconds and rows; failed:
+ * within PG_CATCH, for the error that is being thrown; sent: it was.
+ */
+extern void cp_lease_count_statement(const CpAccount *account, bool sent, bool failed,
+									 CpTime taken, int64 rows);
 
 /*
  * The connection broke: ends it.  The lease stays as a husk, unless somebody has

@@ -34,7 +34,15 @@ static const struct config_enum_entry reset_modes[] = {
 	{NULL, 0, false},
 };
 
-StaticAssertDecl(sizeof(CpScope) == sizeof(int) && sizeof(CpResetMode) == sizeof(int),
+static const struct config_enum_entry leak_actions[] = {
+	{"log", CP_LEAK_LOG, false},
+	{"cancel", CP_LEAK_CANCEL, false},
+	{"reclaim", CP_LEAK_RECLAIM, false},
+	{NULL, 0, false},
+};
+
+StaticAssertDecl(sizeof(CpScope) == sizeof(int) && sizeof(CpResetMode) == sizeof(int) &&
+					 sizeof(CpLeakAction) == sizeof(int),
 				 "options are read and written as int");
 
 const CpOption cp_options[] = {
@@ -181,6 +189,17 @@ const CpOption cp_options[] = {
 		.choices = reset_modes,
 		.context = PGC_SIGHUP,
 		.short_desc = "Sets when the session state of a connection is reset.",
+	},
+	{
+		.name = "leak_action",
+		.type = CP_OPTION_CHOICE,
+		.offset = offsetof(CpPoolOptions, leak_action),
+		.boot_value = CP_LEAK_LOG,
+		.choices = leak_actions,
+		.context = PGC_SIGHUP,
+		.short_desc = "Sets what is done about a lease that is found to be a leak.",
+		.long_desc = "log: it is told in the server log; cancel: what its holder does is "
+					 "cancelled, too; reclaim: the connection is taken away and closed.",
 	},
 	{.name = NULL},
 };

@@ -26,6 +26,13 @@ typedef enum CpResetMode
 	CP_RESET_NEVER
 } CpResetMode;
 
+typedef enum CpLeakAction
+{
+	CP_LEAK_LOG,
+	CP_LEAK_CANCEL,
+	CP_LEAK_RECLAIM
+} CpLeakAction;
+
 /* The options in force; durations in milliseconds, 0 = none or never. */
 typedef struct CpPoolOptions
 {
@@ -42,6 +49,7 @@ typedef struct CpPoolOptions
 	int leak_threshold;
 	CpScope pool_mode;
 	CpResetMode reset;
+	CpLeakAction leak_action;
 } CpPoolOptions;
 
 typedef enum CpOptionType

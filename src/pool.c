@@ -29,7 +29,9 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 
+#include "events.h"
 #include "pool_internal.h"
+#include "secret.h"
 
 /* how far into the idle list we look for a connection adopted before */
 #define ADOPTED_SEARCH_DEPTH 64
@@ -223,12 +225,15 @@ set_holder(CpSharedSlot *slot, int procno, CpTime now)
 	slot->scope = w->scope;
 	slot->lease_role = w->role;
 	slot->leased_at = now;
-	slot->leak_reported = false;
+	slot->leak = CP_LEAK_NONE;
+	slot->leak_acted = slot->ending = false;
 	slot->in_transaction = false;
 	slot->changes = 0;
 	slot->mid_protocol = false;
 	SpinLockAcquire(&slot->mutex);
-	slot->sql[0] = '\0';
+	slot->sql[0] = slot->stack[0] = '\0';
+	slot->query_id = 0;
+	slot->is_explicit = false;
 	SpinLockRelease(&slot->mutex);
 }
 
@@ -260,7 +265,8 @@ grant_lease(int p, int i)
 	cp_slots[i].uses++;
 	w->suspect = cp_slots[i].checked_at < pool->suspect_before;
 	w->wait = now - w->since;
-	cp_stats_checkout(&pool->stats, w->wait);
+	cp_slots[i].wait = w->wait;
+	cp_slots[i].wait_tracked = cp_stats_checkout(&pool->stats, w->wait);
 	grant(p, i, CP_WAITER_GRANTED_LEASE, now);
 }
 
@@ -397,7 +403,7 @@ make_room(int p, CpTime now, CpAftermath *after)
 	{
 		if (cp_slots[i].state != CP_SLOT_IDLE)
 			continue;
-		cp_slot_close(i, after);
+		cp_slot_close(i, CP_CLOSE_GIVEN, after);
 		return;
 	}
 }
@@ -525,7 +531,10 @@ stay_in_queue(CpCheckout *c)
 		result = CP_GRANT_QUEUE_FULL;
 	}
 	else if (!c->again)
-		pool->stats.waited++;
+	{
+		pool->stats.counters.waited++;
+		cp_stats_waiting(&pool->stats, pool->waiting);
+	}
 
 	if (result != CP_GRANT_QUEUED)
 	{
@@ -545,8 +554,30 @@ shrink(CpSharedPool *pool, CpAftermath *after)
 		if (!cp_pool_is_oversized(pool))
 			break;
 		if (cp_slots[i].state == CP_SLOT_IDLE)
-			cp_slot_close(i, after);
+			cp_slot_close(i, CP_CLOSE_OVERSIZED, after);
 	}
+}
+
+/*
+ * Tells which options have become different; but not those that each session may
+ * set for itself.
+ */
+static void
+tell_changes(const CpSharedPool *pool, CpPoolOptions old, CpPoolOptions new)
+{
+	char detail[CP_EVENT_DETAIL_LEN] = "";
+
+	for (const CpOption *option = cp_options; option->name; option++)
+	{
+		if (option->context == PGC_USERSET ||
+			*cp_option_field(option, &old) == *cp_option_field(option, &new))
+			continue;
+		if (detail[0] != '\0')
+			strlcat(detail, ", ", sizeof(detail));
+		strlcat(detail, option->name, sizeof(detail));
+	}
+	if (detail[0] != '\0')
+		cp_event_add(CP_EVENT_SETTINGS_CHANGED, pool, CP_NONE, detail);
 }
 
 void
@@ -555,7 +586,10 @@ cp_pool_set_options(int p, const CpPoolOptions *options, CpAftermath *after)
 	CpSharedPool *pool = &cp_pools[p];
 	CpPoolOptions old = pool->options;
 
+	if (memcmp(&old, options, sizeof(old)) == 0)
+		return;
 	pool->options = *options;
+	tell_changes(pool, old, *options);
 	if (options->max_size < old.max_size)
 		shrink(pool, after);
 	if (options->max_server_size != old.max_server_size)
@@ -572,13 +606,34 @@ cp_pool_set_options(int p, const CpPoolOptions *options, CpAftermath *after)
 	}
 }
 
+void
+cp_pool_answered(CpSharedPool *pool, CpTime now)
+{
+	if (pool->breaker.state != CP_BREAKER_CLOSED)
+	{
+		pool->stats.counters.total_breaker_time = cp_pool_breaker_time(pool, now);
+		cp_event_add(CP_EVENT_BREAKER_CLOSED, pool, CP_NONE, NULL);
+	}
+	cp_breaker_answered(&pool->breaker, now);
+}
+
+CpTime
+cp_pool_breaker_time(const CpSharedPool *pool, CpTime now)
+{
+	CpTime total = pool->stats.counters.total_breaker_time;
+
+	if (pool->breaker.state == CP_BREAKER_CLOSED)
+		return total;
+	return total + Max(now - Max(pool->breaker.since, pool->stats.counters.reset_at), 0);
+}
+
 /* With other options it is another remote: what the breaker knows is of no use. */
 void
 cp_pool_forget_failures(CpSharedPool *pool, const CpFingerprint *fingerprint)
 {
 	if (pool->breaker.state != CP_BREAKER_CLOSED &&
 		memcmp(&pool->failed, fingerprint, sizeof(*fingerprint)) != 0)
-		cp_breaker_answered(&pool->breaker, cp_now());
+		cp_pool_answered(pool, cp_now());
 }
 
 CpGrant
@@ -623,12 +678,19 @@ cp_pool_granted(CpCheckout *c)
 	return take_grant(c);
 }
 
+static void
+undo_checkout(CpSharedPool *pool, const CpSharedSlot *slot, CpTime wait)
+{
+	cp_stats_undo_checkout(&pool->stats, wait, slot->leased_at, slot->wait_tracked);
+}
+
 /* A connection was granted and not used.  The broker may have ended meanwhile. */
 static void
 take_back(int p, int i, CpTime wait, CpAftermath *after)
 {
-	cp_stats_undo_checkout(&cp_pools[p].stats, wait);
+	undo_checkout(&cp_pools[p], &cp_slots[i], wait);
 	cp_slots[i].uses--;
+	cp_slots[i].leaving = CP_CLOSE_BROKER_LOST;
 	if (cp_slot_is_donated(&cp_slots[i]))
 		cp_slot_set_state(i, CP_SLOT_IDLE);
 	else
@@ -700,7 +762,7 @@ cp_pool_set_connection(int i, const CpConnected *info, CpTime now)
 	cp_stats_connect(&pool->stats, info->connect_time);
 	if (slot->own_options)
 		return;
-	cp_breaker_answered(&pool->breaker, now);
+	cp_pool_answered(pool, now);
 	if (now >= pool->ceiling_until)
 		pool->ceiling_failures = 0;
 }
@@ -719,36 +781,18 @@ cp_pool_connected(CpCheckout *c, const CpConnected *info)
 	cp_slot_set_state(c->slot, CP_SLOT_LEASED);
 	slot->leased_at = now;
 	slot->uses = 1;
-	c->wait = now - c->since;
-	cp_stats_checkout(&pool->stats, c->wait);
+	c->wait = slot->wait = now - c->since;
+	slot->wait_tracked = cp_stats_checkout(&pool->stats, c->wait);
 	c->generation = slot->generation;
 	cp_pool_dispatch(c->pool, &after, NULL);
 	cp_pool_unlock(c->pool, &after);
 	return c->generation;
 }
 
-/*
- * Servers repeat what they were told, such as a database's name that is a
- * connection string by mistake.
- */
-static bool
-may_hold_password(const char *message)
-{
-	for (const char *p = message; *p; p++)
-	{
-		if (strncmp(p, "://", 3) == 0)
-			return true;
-		if (pg_strncasecmp(p, "password", 8) == 0 &&
-			p[8 + strspn(p + 8, " ")] == '=')
-			return true;
-	}
-	return false;
-}
-
 const char *
 cp_problem_text(const char *message)
 {
-	return may_hold_password(message) ? "<hidden: it may hold a password>" : message;
+	return cp_secret_mask(message);
 }
 
 void
@@ -792,7 +836,10 @@ trip_breaker(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now)
 	if (!cp_breaker_failed(&pool->breaker, slot->state_since, now))
 		return;
 	if (was_closed)
-		pool->stats.breaker_opened++;
+	{
+		pool->stats.counters.breaker_opened++;
+		cp_event_add(CP_EVENT_BREAKER_OPENED, pool, CP_NONE, NULL);
+	}
 	pool->failed = slot->fingerprint;
 	/* the dialer tries as soon as the breaker lets it */
 	cp_pool_look_after(pool);
@@ -822,16 +869,16 @@ learn_from_failure(CpSharedPool *pool, const CpSharedSlot *slot, CpFailure what,
 			trip_breaker(pool, slot, now);
 			break;
 		case CP_FAILURE_ROOM:
-			cp_breaker_answered(&pool->breaker, now);
+			cp_pool_answered(pool, now);
 			lower_ceiling(pool, now);
 			break;
 		case CP_FAILURE_LOGIN:
-			cp_breaker_answered(&pool->breaker, now);
+			cp_pool_answered(pool, now);
 			if (others_live)
 				lower_ceiling(pool, now);
 			break;
 		case CP_FAILURE_REFUSED:
-			cp_breaker_answered(&pool->breaker, now);
+			cp_pool_answered(pool, now);
 			break;
 		case CP_FAILURE_TIMEOUT:
 		case CP_FAILURE_CANCEL:
@@ -845,7 +892,7 @@ learn_from_failure(CpSharedPool *pool, const CpSharedSlot *slot, CpFailure what,
 
 /* What becomes of the caller; the dialer is none. */
 static void
-count_failure(CpPoolStats *stats, CpFailure what, CpTime wait)
+count_failure(CpStats *stats, CpFailure what, CpTime wait)
 {
 	if (what == CP_FAILURE_TIMEOUT)
 		cp_stats_timeout(stats, wait);
@@ -878,7 +925,7 @@ cp_pool_connect_failed(int slot, uint64 generation, CpFailure what, int sqlstate
 		lives_elsewhere(p, &s->fingerprint, cp_shmem_my_proc());
 	may_wait = others_live || what == CP_FAILURE_OUTDATED;
 	if (what != CP_FAILURE_CANCEL)
-		pool->stats.connect_failures++;
+		pool->stats.counters.connect_failures++;
 	if (is_remotes)
 		cp_problem_note(&pool->problem, sqlstate, message, now);
 	if (!s->own_options)
@@ -907,12 +954,15 @@ cp_pool_connect_ended(int slot, uint64 generation)
 
 /* Out of service: the broker ends what it has, else there is nothing left. */
 static void
-retire_slot(int i, CpAftermath *after)
+retire_slot(int i, CpCloseReason reason, CpAftermath *after)
 {
 	if (cp_slot_is_donated(&cp_slots[i]))
-		cp_slot_close(i, after);
+		cp_slot_close(i, reason, after);
 	else
+	{
+		cp_slots[i].leaving = reason;
 		cp_slot_free(i, after);
+	}
 }
 
 void
@@ -923,12 +973,12 @@ cp_pool_discard(CpCheckout *c, bool is_dead)
 
 	if (cp_pool_lock_of(c->slot, c->generation) == CP_NONE)
 		return;
-	cp_stats_undo_checkout(&pool->stats, c->wait);
+	undo_checkout(pool, &cp_slots[c->slot], c->wait);
 	c->wait = 0;
-	pool->stats.discarded++;
+	pool->stats.counters.discarded++;
 	if (is_dead)
 		cp_pool_suspect(pool, cp_now(), &after);
-	retire_slot(c->slot, &after);
+	retire_slot(c->slot, CP_CLOSE_DEAD, &after);
 	cp_pool_dispatch(c->pool, &after, NULL);
 	cp_pool_unlock(c->pool, &after);
 }
@@ -950,14 +1000,21 @@ cp_pool_give_up(CpCheckout *c)
 /* ---- checkin ------------------------------------------------------------ */
 
 static void
-add_usage(CpPoolStats *stats, const CpUsage *usage)
+add_usage(CpStats *stats, CpSharedSlot *slot, const CpUsage *usage)
 {
-	stats->queries += usage->queries;
-	stats->query_errors += usage->query_errors;
-	stats->rows += usage->rows;
-	stats->discarded += usage->discarded;
-	if (usage->extra_wait > 0)
-		cp_stats_extra_wait(stats, usage->extra_wait);
+	stats->counters.queries += usage->queries;
+	stats->counters.query_errors += usage->query_errors;
+	stats->counters.rows += usage->rows;
+	stats->counters.discarded += usage->discarded;
+	stats->counters.auto_returned += usage->auto_returned;
+	Assert(usage->timed <= 1);
+	if (usage->timed > 0)
+		cp_stats_remote(stats, usage->remote_time);
+	if (usage->extra_wait > 0 && slot->wait_tracked)
+	{
+		cp_stats_extra_wait(stats, slot->wait, usage->extra_wait, slot->leased_at);
+		slot->wait += usage->extra_wait;
+	}
 }
 
 /*
@@ -965,16 +1022,54 @@ add_usage(CpPoolStats *stats, const CpUsage *usage)
  * its server may have been made smaller, another pool may need the place more, or
  * it is to be replaced.
  */
-bool
+CpCloseReason
 cp_slot_must_go(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now)
 {
 	if (pool->must_give > 0)
 	{
 		pool->must_give--;
-		return true;
+		return CP_CLOSE_GIVEN;
 	}
-	return cp_pool_is_oversized(pool) || cp_server_is_oversized(pool->server) ||
-		cp_slot_is_outdated(pool, slot) || cp_slot_expires(pool, slot, now);
+	if (cp_pool_is_oversized(pool) || cp_server_is_oversized(pool->server))
+		return CP_CLOSE_OVERSIZED;
+	if (cp_slot_is_outdated(pool, slot))
+		return pool->dropped ? CP_CLOSE_DROPPED : CP_CLOSE_OUTDATED;
+	return cp_slot_expires(pool, slot, now) ? CP_CLOSE_LIFETIME : CP_CLOSE_UNKNOWN;
+}
+
+void
+cp_slot_copy_leak(int i, CpLeakRecord *leak)
+{
+	CpSharedSlot *slot = &cp_slots[i];
+	const CpSharedPool *pool = &cp_pools[slot->pool];
+
+	memset(leak, 0, sizeof(*leak));
+	leak->class = slot->leak;
+	strlcpy(leak->pool, pool->name, CP_POOL_NAME_LEN);
+	leak->key = pool->key;
+	leak->lease = slot->lease;
+	leak->slot = i;
+	leak->pid = slot->holder_pid;
+	leak->role = slot->lease_role;
+	leak->since = cp_wall_clock(slot->leased_at);
+	SpinLockAcquire(&slot->mutex);
+	memcpy(leak->sql, slot->sql, CP_SQL_LEN);
+	leak->query_id = slot->query_id;
+	memcpy(leak->stack, slot->stack, CP_STACK_LEN);
+	SpinLockRelease(&slot->mutex);
+}
+
+/* True, and told, if the lease had been reported as a leak; it is too late for that now. */
+static bool
+note_leak(int i, CpLeakRecord *leak)
+{
+	if (leak != NULL)
+		cp_slots[i].ending = true;
+	if (cp_slots[i].leak == CP_LEAK_NONE)
+		return false;
+	if (leak != NULL)
+		cp_slot_copy_leak(i, leak);
+	return true;
 }
 
 /* What the pool learns from how a lease ended. */
@@ -995,10 +1090,15 @@ dispose(CpCheckin *c, CpSharedPool *pool, CpTime now, CpAftermath *after)
 	CpSharedSlot *slot = &cp_slots[c->slot];
 	bool may_stay = c->disposition == CP_CHECKIN_CLEAN ||
 		(c->disposition == CP_CHECKIN_RESET && !c->in_transaction);
-	CpDisposition disposition = may_stay && cp_slot_must_go(pool, slot, now) ?
-		CP_CHECKIN_CLOSE :
-		c->disposition;
+	CpDisposition disposition = c->disposition;
+	CpCloseReason reason = may_stay ? cp_slot_must_go(pool, slot, now) : CP_CLOSE_UNKNOWN;
 
+	if (reason != CP_CLOSE_UNKNOWN)
+		disposition = CP_CHECKIN_CLOSE;
+	else if (slot->unshared)
+		reason = CP_CLOSE_UNSHARED;
+	else
+		reason = c->unfit ? CP_CLOSE_UNFIT : CP_CLOSE_LOST;
 	slot->in_transaction = c->in_transaction;
 	slot->changes = c->changes;
 	slot->mid_protocol = c->mid_protocol;
@@ -1009,14 +1109,15 @@ dispose(CpCheckin *c, CpSharedPool *pool, CpTime now, CpAftermath *after)
 			slot->idle_since = slot->state_since;
 			break;
 		case CP_CHECKIN_RESET:
-			pool->stats.resets++;
+			pool->stats.counters.resets++;
 			cp_slot_set_state(c->slot, CP_SLOT_RESETTING);
 			cp_slot_push_task(c->slot, after);
 			break;
 		case CP_CHECKIN_CLOSE:
-			cp_slot_close(c->slot, after);
+			cp_slot_close(c->slot, reason, after);
 			break;
 		case CP_CHECKIN_ENDED:
+			slot->leaving = reason;
 			cp_slot_free(c->slot, after);
 			break;
 	}
@@ -1048,9 +1149,9 @@ cp_pool_checkin(CpCheckin *c)
 		LWLockRelease(cp_shmem_pool_lock(p));
 		return false;
 	}
-	c->was_leak = slot->leak_reported;
+	c->was_leak = note_leak(c->slot, c->leak);
 	now = cp_now();
-	add_usage(&pool->stats, &c->usage);
+	add_usage(&pool->stats, slot, &c->usage);
 	learn_from_usage(pool, slot, c, now, &after);
 	cp_stats_checkin(&pool->stats, now - slot->leased_at);
 	dispose(c, pool, now, &after);
@@ -1060,48 +1161,90 @@ cp_pool_checkin(CpCheckin *c)
 }
 
 bool
-cp_pool_add_usage(int slot, uint64 generation, const CpUsage *usage)
+cp_pool_add_usage(int slot, uint64 generation, const CpUsage *usage, CpLeakRecord *leak)
 {
 	int p = cp_pool_lock_of(slot, generation);
 	bool was_leak;
 
 	if (p == CP_NONE)
 		return false;
-	add_usage(&cp_pools[p].stats, usage);
-	was_leak = cp_slots[slot].leak_reported;
+	add_usage(&cp_pools[p].stats, &cp_slots[slot], usage);
+	was_leak = note_leak(slot, leak);
 	LWLockRelease(cp_shmem_pool_lock(p));
 	return was_leak;
 }
 
-void
+/*
+ * The exchange fails only if somebody takes the lease away, or thinks of it
+ * (pool_admin.c).  He does it under the pool's lock: with that, it is clear.
+ */
+bool
 cp_pool_statement_begins(int slot, uint64 generation)
 {
-	if (cp_pool_generation(slot) == generation)
-		pg_atomic_write_u64(&cp_slots[slot].running_since, (uint64) cp_now());
+	uint64 expected = cp_running_word(generation, 0);
+	int p;
+
+	if (pg_atomic_compare_exchange_u64(&cp_slots[slot].running, &expected,
+									   cp_running_word(generation, (uint64) cp_now())))
+		return true;
+	p = cp_pool_lock_of(slot, generation);
+	if (p == CP_NONE)
+		return false;
+	pg_atomic_write_u64(&cp_slots[slot].running,
+						cp_running_word(generation, (uint64) cp_now()));
+	LWLockRelease(cp_shmem_pool_lock(p));
+	return true;
 }
 
-void
+CpTime
 cp_pool_statement_ends(int slot, uint64 generation)
 {
-	if (cp_pool_generation(slot) == generation)
-		pg_atomic_write_u64(&cp_slots[slot].running_since, 0);
+	CpSharedSlot *s = &cp_slots[slot];
+	uint64 word = pg_atomic_read_u64(&s->running);
+	uint64 since = word & CP_RUNNING_MASK;
+	CpTime now = cp_now();
+
+	if (since == 0 || since == CP_CLAIMED || word != cp_running_word(generation, since))
+		return 0;
+	/* in this order: whoever sees that none runs sees when the last one did */
+	pg_atomic_write_u64(&s->ran_at, (uint64) now);
+	(void) pg_atomic_compare_exchange_u64(&s->running, &word, cp_running_word(generation, 0));
+	return Max(now - (CpTime) since, 0);
+}
+
+/* How much of a text fits in so many bytes, the terminator included. */
+static int
+fitting(const char *text, int size)
+{
+	int len = text ? (int) strnlen(text, size) : 0;
+
+	return len < size ? len : pg_mbcliplen(text, len, size - 1);
+}
+
+static void
+store_text(char *place, const char *text, int len)
+{
+	if (len > 0)
+		memcpy(place, text, len);
+	place[len] = '\0';
 }
 
 void
-cp_pool_set_sql(int slot, uint64 generation, const char *sql)
+cp_pool_set_origin(int slot, uint64 generation, bool is_explicit, const char *sql,
+				   uint64 query_id, const char *stack)
 {
 	CpSharedSlot *s = &cp_slots[slot];
-	int len = sql ? (int) strnlen(sql, CP_SQL_LEN) : 0;
+	int sql_len = fitting(sql, CP_SQL_LEN);
+	int stack_len = fitting(stack, CP_STACK_LEN);
 
-	if (len >= CP_SQL_LEN)
-		len = pg_mbcliplen(sql, len, CP_SQL_LEN - 1);
 	SpinLockAcquire(&s->mutex);
 	/* reclaimed, it is another's, who clears the text before he stores his own */
 	if (cp_pool_generation(slot) == generation)
 	{
-		if (len > 0)
-			memcpy(s->sql, sql, len);
-		s->sql[len] = '\0';
+		store_text(s->sql, sql, sql_len);
+		store_text(s->stack, stack, stack_len);
+		s->query_id = query_id;
+		s->is_explicit = is_explicit;
 	}
 	SpinLockRelease(&s->mutex);
 }

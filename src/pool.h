@@ -158,8 +158,11 @@ typedef struct CpUsage
 	int64 query_errors;
 	int64 rows;
 	int64 discarded; /* 1: ended because dead or in doubt */
-	/* microseconds between grant and first use: fetching the socket */
+	/* microseconds between grant and first use: fetching the socket, checking it */
 	CpTime extra_wait;
+	int timed;			 /* statements that have ended: not more than one */
+	CpTime remote_time;	 /* microseconds it took */
+	int64 auto_returned; /* 1: explicit, and the end of its transaction gave it back */
 } CpUsage;
 
 typedef struct CpCheckin
@@ -171,10 +174,12 @@ typedef struct CpCheckin
 	uint64 changes;		 /* parameters that RESET must bring back */
 	bool mid_protocol;	 /* CLOSE without Terminate */
 	bool broken;		 /* CLOSE: it was lost, or did not come to rest */
+	bool unfit;			 /* CLOSE: nothing is wrong, but others must not use it */
 	CpUsage usage;
 	/* out */
-	bool was_leak;	/* had been reported: say that it is over */
-	bool reclaimed; /* somebody took it away before: nothing was done */
+	CpLeakRecord *leak; /* NULL, or filled if it had been reported as a leak */
+	bool was_leak;		/* so it had */
+	bool reclaimed;		/* somebody took it away before: nothing was done */
 } CpCheckin;
 
 /*
@@ -185,18 +190,27 @@ typedef struct CpCheckin
  */
 extern bool cp_pool_checkin(CpCheckin *c);
 
-/* Adds usage of a lease that goes on.  True: it has been reported as a leak. */
-extern bool cp_pool_add_usage(int slot, uint64 generation, const CpUsage *usage);
+/*
+ * Adds usage of a lease that goes on.  True: it has been reported as a leak; then
+ * *leak (may be NULL) is filled.
+ */
+extern bool cp_pool_add_usage(int slot, uint64 generation, const CpUsage *usage,
+							  CpLeakRecord *leak);
 
 /*
- * The holder says from when to when a remote statement runs.  Nothing if the
- * slot is another's by now.
+ * The holder says from when to when a remote statement runs.  begins: false if
+ * the lease has been, or is being, reclaimed; then nothing must be sent.  ends:
+ * returns how long it ran, in microseconds; nothing if the slot is another's.
  */
-extern void cp_pool_statement_begins(int slot, uint64 generation);
-extern void cp_pool_statement_ends(int slot, uint64 generation);
+extern bool cp_pool_statement_begins(int slot, uint64 generation);
+extern CpTime cp_pool_statement_ends(int slot, uint64 generation);
 
-/* The holder stores the SQL that took the lease (truncated, may be NULL). */
-extern void cp_pool_set_sql(int slot, uint64 generation, const char *sql);
+/*
+ * The holder stores what took the lease: whether checkout() did, SQL (truncated,
+ * may be NULL), its query ID (0 = none) and the PL call stack (may be NULL).
+ */
+extern void cp_pool_set_origin(int slot, uint64 generation, bool is_explicit, const char *sql,
+							   uint64 query_id, const char *stack);
 
 /* The slot's generation at this moment, read without a lock. */
 extern uint64 cp_pool_generation(int slot);
@@ -416,14 +430,30 @@ typedef enum CpReclaim
 {
 	CP_RECLAIM_OK,
 	CP_RECLAIM_NO_LEASE,
-	CP_RECLAIM_UNSHARED /* only its holder can end the connection */
+	CP_RECLAIM_UNSHARED, /* only its holder can end the connection */
+	CP_RECLAIM_WORKING	 /* a remote statement runs on it */
 } CpReclaim;
 
 /*
  * Takes a lease away from its holder: the connection is ended.  Of whom it was
- * is read before with cp_slot_read(); slot and generation are from there.
+ * is read before with cp_slot_read(); slot and generation are from there.  `by`
+ * is the effective role of who does it; InvalidOid: the broker, for the reason
+ * `why`, and never from one that works, or has run a statement after that of
+ * `ran_at`.  If it had been reported as a leak, leak->class is set and *leak
+ * filled.
  */
-extern CpReclaim cp_pool_reclaim(int slot, uint64 generation, uint64 lease, Oid by);
+extern CpReclaim cp_pool_reclaim(int slot, uint64 generation, uint64 lease, Oid by,
+								 const char *why, CpTime ran_at, CpLeakRecord *leak);
+
+/*
+ * Cancels what the holder of a lease does (SIGINT), if it holds it still, has run
+ * no remote statement on it after that of `ran_at`, and runs none on any other.
+ * Once for each lease; false if nothing was done.
+ */
+extern bool cp_pool_cancel_holder(int slot, uint64 generation, uint64 lease, CpTime ran_at);
+
+/* Does that process run a remote statement now, on whatever lease?  Needs no lock. */
+extern bool cp_pool_holder_runs(int pid);
 
 /* Was the lease taken away?  By whom, when. */
 extern bool cp_pool_was_reclaimed(uint64 lease, CpReclaimRecord *record);
@@ -457,6 +487,8 @@ typedef struct CpPoolInfo
 	int unshared;
 	int waiting;
 	CpPoolStats stats;
+	CpTime breaker_time; /* total_breaker_time, until now */
+	int remote_max_connections;
 	int effective_max_size; /* max_size, or less while the remote has no room */
 	CpTime ceiling_until;	/* 0 unless it is less */
 	int server_size;		/* places of its server that are taken; -1 without one */
@@ -497,8 +529,15 @@ typedef struct CpSlotInfo
 	Oid lease_role;
 	CpTime leased_at;
 	CpTime running_since; /* 0 = no remote statement runs */
-	bool leak_reported;
+	CpTime ran_at;		  /* when the last one ended, 0 = none has */
+	int leak_action;	  /* CpLeakAction of its pool */
+	CpLeakClass leak;	  /* as what it was reported */
+	bool leak_acted;	  /* leak_action has been taken */
+	int holder_proc;
 	char sql[CP_SQL_LEN];
+	bool is_explicit; /* by checkout() */
+	uint64 query_id;  /* 0 = none was computed */
+	char stack[CP_STACK_LEN];
 } CpSlotInfo;
 
 /* A copy of one slot, consistent in itself; false if it is FREE. */
@@ -525,13 +564,62 @@ extern int cp_pool_waiters(int pool, CpWaiterInfo **waiters);
  */
 extern char *cp_pool_describe(int pool);
 
-/* Counters of one pool back to zero. */
+/* Counters and distributions of one pool back to zero. */
 extern void cp_pool_reset_stats(int pool);
 
+/* A copy of one distribution; false if the pool is not that one any more. */
+extern bool cp_pool_read_latency(int pool, uint64 generation, CpLatency kind,
+								 CpHistogram *histogram);
+
+/* What happened since the start, and extremes since this was last called. */
+typedef struct CpPoolInterval
+{
+	uint64 generation;
+	CpPoolStats counters;
+	CpExtremes extremes;
+	CpTime breaker_time; /* total_breaker_time, until now */
+	CpHistogram wait;
+	CpHistogram checkout;
+} CpPoolInterval;
+
+/* Broker, for the history: false if the place is not in use. */
+extern bool cp_pool_take_interval(int pool, CpPoolInterval *interval);
+
+/* All that is kept of a pool over a restart. */
+typedef struct CpPoolRecord
+{
+	CpPoolKey key;
+	char name[CP_POOL_NAME_LEN];
+	CpPoolOptions options;
+	CpStats stats;
+} CpPoolRecord;
+
+/* Postmaster, at its end: a copy, without a lock; false if there is nothing to keep. */
+extern bool cp_pool_save(int pool, CpPoolRecord *record);
+
 /*
- * For the broker's scan (leak.c): marks a lease as reported, and counts it,
- * if that lease still holds the slot.  False if it does not.
+ * Postmaster, at start: makes the pool, without connections.  Returns its index
+ * and generation, CP_NONE if there is no place.
  */
-extern bool cp_slot_report_leak(int slot, uint64 lease);
+extern int cp_pool_restore(const CpPoolRecord *record, uint64 *generation);
+
+/* What the remote allows ordinary users all in all; 0 and less: not known. */
+extern void cp_pool_set_remote_limit(int pool, uint64 generation, int max_connections);
+
+/*
+ * For the broker's scan and a session's end (leak.c): marks a lease as reported,
+ * counts it and adds the event, if that lease still holds the slot and, unless
+ * `class` is ABANDONED, no remote statement has run on it after that of `ran_at`.
+ * *first: it is the first time.  False if it is not held like that.
+ */
+extern bool cp_slot_report_leak(int slot, uint64 lease, CpLeakClass class, CpTime ran_at,
+								bool *first);
+
+/*
+ * Who holds or opens the connections of a pool that a session waits for there:
+ * process IDs in their order, each once, palloc'd; returns how many, 0 if it
+ * does not wait there.
+ */
+extern int cp_pool_blockers(int pool, int pid, int **pids);
 
 #endif /* CP_POOL_H */

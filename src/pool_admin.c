@@ -11,10 +11,14 @@
 
 #include "pool.h"
 
+#include <signal.h>
+
 #include "miscadmin.h"
 
 #include "compat.h"
+#include "events.h"
 #include "pool_internal.h"
+#include "wait_events.h"
 
 /* ---- which pools ------------------------------------------------------------ */
 
@@ -97,7 +101,11 @@ set_paused(const CpPoolSet *set, bool paused)
 	changed = set_servers_paused(set, paused);
 	for (int p = 0; lock_next(set, &p); p++)
 	{
-		changed |= cp_pools[p].paused != paused;
+		if (cp_pools[p].paused != paused)
+		{
+			changed = true;
+			cp_event_add(paused ? CP_EVENT_PAUSED : CP_EVENT_RESUMED, &cp_pools[p], CP_NONE, NULL);
+		}
 		cp_pools[p].paused = paused;
 		LWLockRelease(cp_shmem_pool_lock(p));
 	}
@@ -170,7 +178,7 @@ cp_pool_await_drained(const CpPoolSet *set)
 {
 	ConditionVariablePrepareToSleep(&cp_shared->drained);
 	while (!cp_pool_is_drained(set))
-		ConditionVariableSleep(&cp_shared->drained, CP_WAIT_EVENT);
+		ConditionVariableSleep(&cp_shared->drained, cp_wait_event(CP_WAIT_DRAIN));
 	ConditionVariableCancelSleep();
 	return are_paused(set);
 }
@@ -183,8 +191,9 @@ cp_pool_reconnect(const CpPoolSet *set)
 	for (int p = 0; lock_next(set, &p); p++)
 	{
 		cp_pools[p].reconnect_before = cp_now();
+		cp_event_add(CP_EVENT_RECONNECTED, &cp_pools[p], CP_NONE, NULL);
 		LWLockRelease(cp_shmem_pool_lock(p));
-		(void) cp_pool_close_idle_of(p);
+		(void) cp_pool_close_idle_of(p, CP_CLOSE_ORDERED);
 	}
 }
 
@@ -196,7 +205,7 @@ cp_pool_close_idle(const CpPoolSet *set)
 	for (int p = 0; lock_next(set, &p); p++)
 	{
 		LWLockRelease(cp_shmem_pool_lock(p));
-		closed += cp_pool_close_idle_of(p);
+		closed += cp_pool_close_idle_of(p, CP_CLOSE_ORDERED);
 	}
 	return closed;
 }
@@ -224,7 +233,7 @@ cp_pool_warm(const CpPoolSet *set)
 /* ---- reclaiming ----------------------------------------------------------------- */
 
 static void
-record_reclaim(uint64 lease, int holder_pid, Oid by)
+record_reclaim(uint64 lease, int holder_pid, Oid by, const char *why)
 {
 	CpReclaimRecord record = {
 		.lease = lease,
@@ -234,38 +243,109 @@ record_reclaim(uint64 lease, int holder_pid, Oid by)
 		.at = cp_now(),
 	};
 
-	LWLockAcquire(cp_shmem_registry_lock(), LW_EXCLUSIVE);
+	if (why != NULL)
+		strlcpy(record.why, why, sizeof(record.why));
+	SpinLockAcquire(&cp_shared->reclaim_mutex);
 	cp_shared->reclaim_ring[cp_shared->reclaim_count % CP_RECLAIM_RING] = record;
 	cp_shared->reclaim_count++;
-	LWLockRelease(cp_shmem_registry_lock());
+	SpinLockRelease(&cp_shared->reclaim_mutex);
+}
+
+/*
+ * Sees to it that no statement begins on a lease any more, if none runs and none
+ * has ended since `ran_at`.
+ */
+static bool
+claim_if_unused(CpSharedSlot *slot, CpTime ran_at)
+{
+	uint64 unused = cp_running_word(slot->generation, 0);
+	uint64 expected = unused;
+	uint64 claimed = cp_running_word(slot->generation, CP_CLAIMED);
+
+	if (!pg_atomic_compare_exchange_u64(&slot->running, &expected, claimed))
+		return false;
+	if ((CpTime) pg_atomic_read_u64(&slot->ran_at) == ran_at)
+		return true;
+	/* a holder who has met the claim waits for the pool's lock */
+	pg_atomic_write_u64(&slot->running, unused);
+	return false;
+}
+
+/* Can the lease be taken away at all?  Its pool is locked. */
+static CpReclaim
+may_reclaim(CpSharedSlot *slot, uint64 lease, CpTime ran_at, bool from_working)
+{
+	if (slot->state != CP_SLOT_LEASED || slot->lease != lease)
+		return CP_RECLAIM_NO_LEASE;
+	if (slot->unshared || !cp_slot_is_donated(slot))
+		return CP_RECLAIM_UNSHARED;
+	if (!from_working)
+		return claim_if_unused(slot, ran_at) ? CP_RECLAIM_OK : CP_RECLAIM_WORKING;
+	pg_atomic_write_u64(&slot->running, cp_running_word(slot->generation, CP_CLAIMED));
+	return CP_RECLAIM_OK;
 }
 
 CpReclaim
-cp_pool_reclaim(int slot, uint64 generation, uint64 lease, Oid by)
+cp_pool_reclaim(int slot, uint64 generation, uint64 lease, Oid by, const char *why,
+				CpTime ran_at, CpLeakRecord *leak)
 {
 	CpSharedSlot *s = &cp_slots[slot];
 	CpAftermath after = {0};
-	CpReclaim result = CP_RECLAIM_NO_LEASE;
+	CpReclaim result;
 	int p = cp_pool_lock_of(slot, generation);
-	int holder_pid = 0;
 
+	leak->class = CP_LEAK_NONE;
 	if (p == CP_NONE)
 		return CP_RECLAIM_NO_LEASE;
-	if (s->state == CP_SLOT_LEASED && s->lease == lease)
-		result = !s->unshared && cp_slot_is_donated(s) ? CP_RECLAIM_OK : CP_RECLAIM_UNSHARED;
+	result = may_reclaim(s, lease, ran_at, OidIsValid(by));
 	if (result == CP_RECLAIM_OK)
 	{
-		holder_pid = s->holder_pid;
+		/* before the holder can see that it is gone */
+		record_reclaim(lease, s->holder_pid, by, why);
+		if (s->leak != CP_LEAK_NONE)
+			cp_slot_copy_leak(slot, leak);
 		cp_stats_checkin(&cp_pools[p].stats, cp_now() - s->leased_at);
 		/* its holder may be in the middle of a message */
 		s->mid_protocol = true;
-		cp_slot_close(slot, &after);
+		cp_event_add(CP_EVENT_RECLAIMED, &cp_pools[p], slot, why);
+		cp_slot_close(slot, CP_CLOSE_RECLAIMED, &after);
 		cp_pool_dispatch(p, &after, NULL);
 	}
 	cp_pool_unlock(p, &after);
-	if (result == CP_RECLAIM_OK)
-		record_reclaim(lease, holder_pid, by);
 	return result;
+}
+
+/* A program that it runs (COPY FROM PROGRAM) is to end, too. */
+static bool
+interrupt(int pid)
+{
+#ifdef HAVE_SETSID
+	return kill(-pid, SIGINT) == 0;
+#else
+	return kill(pid, SIGINT) == 0;
+#endif
+}
+
+/*
+ * The signal is sent with the pool locked: until then the holder cannot have
+ * given the lease back, and so gets it in the statement that holds it.
+ */
+bool
+cp_pool_cancel_holder(int slot, uint64 generation, uint64 lease, CpTime ran_at)
+{
+	CpSharedSlot *s = &cp_slots[slot];
+	int p = cp_pool_lock_of(slot, generation);
+	bool done;
+
+	if (p == CP_NONE)
+		return false;
+	done = s->state == CP_SLOT_LEASED && s->lease == lease && !s->leak_acted &&
+		cp_slot_running_since(s) == 0 && (CpTime) pg_atomic_read_u64(&s->ran_at) == ran_at &&
+		!cp_pool_holder_runs(s->holder_pid) && interrupt(s->holder_pid);
+	if (done)
+		s->leak_acted = true;
+	LWLockRelease(cp_shmem_pool_lock(p));
+	return done;
 }
 
 bool
@@ -274,7 +354,7 @@ cp_pool_was_reclaimed(uint64 lease, CpReclaimRecord *record)
 	bool found = false;
 	uint64 n;
 
-	LWLockAcquire(cp_shmem_registry_lock(), LW_SHARED);
+	SpinLockAcquire(&cp_shared->reclaim_mutex);
 	n = Min(cp_shared->reclaim_count, CP_RECLAIM_RING);
 	for (uint64 i = 0; i < n && !found; i++)
 	{
@@ -282,6 +362,6 @@ cp_pool_was_reclaimed(uint64 lease, CpReclaimRecord *record)
 		if (found)
 			*record = cp_shared->reclaim_ring[i];
 	}
-	LWLockRelease(cp_shmem_registry_lock());
+	SpinLockRelease(&cp_shared->reclaim_mutex);
 	return found;
 }

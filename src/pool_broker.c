@@ -11,10 +11,11 @@
 
 #include "miscadmin.h"
 
+#include "events.h"
 #include "pool_internal.h"
 
 int
-cp_pool_close_idle_of(int p)
+cp_pool_close_idle_of(int p, CpCloseReason reason)
 {
 	CpSharedPool *pool = &cp_pools[p];
 	CpAftermath after = {0};
@@ -27,7 +28,7 @@ cp_pool_close_idle_of(int p)
 
 		if (cp_slots[i].state == CP_SLOT_IDLE)
 		{
-			cp_slot_close(i, &after);
+			cp_slot_close(i, reason, &after);
 			closed++;
 		}
 		i = next;
@@ -65,6 +66,7 @@ sweep(void)
 			continue;
 		if (!cp_slot_has_holder(slot->state))
 		{
+			slot->leaving = CP_CLOSE_BROKER_LOST;
 			cp_slot_free(i, &after);
 			cp_pool_dispatch(p, &after, NULL);
 		}
@@ -82,6 +84,7 @@ cp_pool_broker_begins(void)
 	pg_atomic_write_u32(&cp_shared->broker_pid, (uint32) MyProcPid);
 	pg_write_barrier();
 	pg_atomic_write_u64(&cp_shared->broker_epoch, epoch);
+	cp_event_add(CP_EVENT_BROKER_STARTED, NULL, CP_NONE, NULL);
 	return epoch;
 }
 
@@ -92,6 +95,7 @@ cp_pool_broker_ends(void)
 	pg_atomic_write_u64(&cp_shared->broker_epoch, 0);
 	pg_atomic_write_u32(&cp_shared->broker_pid, 0);
 	pg_memory_barrier();
+	cp_event_add(CP_EVENT_BROKER_ENDED, NULL, CP_NONE, NULL);
 	sweep();
 }
 
@@ -117,14 +121,16 @@ take_dialed(int p, int slot, CpAftermath *after)
 {
 	CpSharedPool *pool = &cp_pools[p];
 	CpSharedSlot *s = &cp_slots[slot];
+	CpCloseReason reason;
 
 	cp_slot_set_state(slot, CP_SLOT_IDLE);
 	s->idle_since = s->state_since;
 	s->ahead = s->dialed = false;
-	pool->stats.dials++;
+	pool->stats.counters.dials++;
 	pool->upkeep_failures = 0;
-	if (cp_slot_must_go(pool, s, s->state_since))
-		cp_slot_close(slot, after);
+	reason = cp_slot_must_go(pool, s, s->state_since);
+	if (reason != CP_CLOSE_UNKNOWN)
+		cp_slot_close(slot, reason, after);
 	cp_pool_dispatch(p, after, NULL);
 }
 
@@ -164,6 +170,7 @@ cp_pool_ending(int slot, uint64 generation, int pid)
 	{
 		if (s->state == CP_SLOT_LEASED)
 			cp_stats_checkin(&cp_pools[p].stats, cp_now() - s->leased_at);
+		s->leaving = s->unshared ? CP_CLOSE_UNSHARED : CP_CLOSE_LOST;
 		cp_slot_set_state(slot, CP_SLOT_CLOSING);
 		result = s->generation;
 		cp_pool_dispatch(p, &after, NULL);
@@ -206,10 +213,12 @@ cp_pool_reset_done(int slot, uint64 generation, bool ok)
 	CpSharedSlot *s = &cp_slots[slot];
 	CpAftermath after = {0};
 	int p = cp_pool_lock_of(slot, generation);
+	CpCloseReason reason;
 
 	if (p == CP_NONE)
 		return;
-	if (ok && !cp_slot_must_go(&cp_pools[p], s, cp_now()))
+	reason = ok ? cp_slot_must_go(&cp_pools[p], s, cp_now()) : CP_CLOSE_RESET;
+	if (reason == CP_CLOSE_UNKNOWN)
 	{
 		s->checked_at = cp_now();
 		cp_slot_set_state(slot, CP_SLOT_IDLE);
@@ -221,10 +230,10 @@ cp_pool_reset_done(int slot, uint64 generation, bool ok)
 		{
 			/* nobody knows where in the protocol it stopped */
 			s->mid_protocol = true;
-			cp_pools[p].stats.discarded++;
+			cp_pools[p].stats.counters.discarded++;
 			cp_pool_suspect(&cp_pools[p], cp_now(), &after);
 		}
-		cp_slot_close(slot, &after);
+		cp_slot_close(slot, reason, &after);
 	}
 	cp_pool_dispatch(p, &after, NULL);
 	cp_pool_unlock(p, &after);
@@ -255,21 +264,22 @@ cp_pool_validated(int slot, uint64 generation, bool alive)
 	int p = cp_pool_lock_of(slot, generation);
 	CpTime now = cp_now();
 	CpSharedPool *pool;
+	CpCloseReason reason;
 
 	if (p == CP_NONE)
 		return;
 	pool = &cp_pools[p];
+	reason = alive ? cp_slot_must_go(pool, &cp_slots[slot], now) : CP_CLOSE_DEAD;
 	if (!alive)
 	{
 		/* whether a ping is still to be answered is not known */
 		cp_slots[slot].mid_protocol = true;
-		pool->stats.discarded++;
-		pool->stats.validation_failures++;
+		pool->stats.counters.discarded++;
+		pool->stats.counters.validation_failures++;
 		cp_pool_suspect(pool, now, &after);
-		cp_slot_close(slot, &after);
 	}
-	else if (cp_slot_must_go(pool, &cp_slots[slot], now))
-		cp_slot_close(slot, &after);
+	if (reason != CP_CLOSE_UNKNOWN)
+		cp_slot_close(slot, reason, &after);
 	else
 	{
 		cp_slots[slot].checked_at = now;
@@ -299,6 +309,6 @@ cp_pool_close_all_idle(void)
 	for (int p = 0; p < cp_shared->max_pools; p++)
 	{
 		if (cp_pools[p].in_use)
-			(void) cp_pool_close_idle_of(p);
+			(void) cp_pool_close_idle_of(p, CP_CLOSE_STOPPING);
 	}
 }

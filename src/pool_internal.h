@@ -25,6 +25,18 @@ typedef struct CpAftermath
 
 /* ---- pool_slot.c ---- */
 
+/* Since when a remote statement runs on it, 0 = none does; needs no lock. */
+static inline CpTime
+cp_slot_running_since(CpSharedSlot *slot)
+{
+	uint64 word = pg_atomic_read_u64(&slot->running);
+	uint64 since = word & CP_RUNNING_MASK;
+
+	if (since == CP_CLAIMED || word != cp_running_word(slot->generation, since))
+		return 0;
+	return (CpTime) since;
+}
+
 /* Takes a pool's lock; nothing is held. */
 extern void cp_pool_lock(int p);
 
@@ -56,11 +68,11 @@ extern int cp_slot_allocate(int p);
 extern void cp_slot_reserve(int p);
 extern void cp_slot_unreserve(int p);
 
-/* Any state -> FREE. */
+/* Any state -> FREE; of a connection that lives, `leaving` says why. */
 extern void cp_slot_free(int i, CpAftermath *after);
 
 /* Any state with a socket in the vault -> CLOSING, for the broker to do. */
-extern void cp_slot_close(int i, CpAftermath *after);
+extern void cp_slot_close(int i, CpCloseReason reason, CpAftermath *after);
 
 /* The worklist of the broker: slots that are RESETTING or CLOSING. */
 extern void cp_slot_push_task(int i, CpAftermath *after);
@@ -90,11 +102,23 @@ extern bool cp_pool_may_open(const CpSharedPool *pool, CpTime now);
 /* FREE -> CONNECTING, for whoever is then made its holder. */
 extern void cp_pool_begin_connect(int p, int i);
 
+/* The remote has answered: the breaker closes, if it was not closed. */
+extern void cp_pool_answered(CpSharedPool *pool, CpTime now);
+
+/* For so long the breaker was not closed, until now. */
+extern CpTime cp_pool_breaker_time(const CpSharedPool *pool, CpTime now);
+
+/* A lease that had been reported as a leak ends: copies what there is to tell. */
+extern void cp_slot_copy_leak(int i, CpLeakRecord *leak);
+
 /* CONNECTING: what is known of a connection that is open now. */
 extern void cp_pool_set_connection(int i, const CpConnected *info, CpTime now);
 
-/* Is the connection to be closed though nothing is wrong with it?  Asked once. */
-extern bool cp_slot_must_go(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now);
+/*
+ * Is the connection to be closed though nothing is wrong with it, and why?
+ * UNKNOWN: it stays.  Asked once.
+ */
+extern CpCloseReason cp_slot_must_go(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now);
 
 /* Is any connection leased, being opened or reset? */
 extern bool cp_pool_is_busy(const CpSharedPool *pool);
@@ -164,6 +188,6 @@ extern void cp_pool_remove(int p);
 /* ---- pool_broker.c ---- */
 
 /* Closes all idle connections of one pool; nothing is locked; how many. */
-extern int cp_pool_close_idle_of(int p);
+extern int cp_pool_close_idle_of(int p, CpCloseReason reason);
 
 #endif /* CP_POOL_INTERNAL_H */

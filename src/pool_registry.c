@@ -9,7 +9,10 @@
 
 #include "pool.h"
 
+#include "error_stats.h"
+#include "events.h"
 #include "pool_internal.h"
+#include "statement_stats.h"
 
 /* a server's pool gives way only when unused for so long, in microseconds */
 #define DISUSE_TIME (10 * USECS_PER_SEC)
@@ -93,9 +96,19 @@ remove_pool(int p, bool dropped)
 void
 cp_pool_remove(int p)
 {
+	CpPoolKey key;
+	bool removed;
+
 	LWLockAcquire(cp_shmem_registry_lock(), LW_EXCLUSIVE);
-	(void) remove_pool(p, true);
+	key = cp_pools[p].key;
+	removed = remove_pool(p, true);
 	LWLockRelease(cp_shmem_registry_lock());
+	/* nothing will ever have that key again, and nobody could reset it */
+	if (removed)
+	{
+		cp_statement_stats_reset(&key);
+		cp_error_stats_reset(&key);
+	}
 	/* whoever waits for it to be drained learns that it is gone */
 	ConditionVariableBroadcast(&cp_shared->drained);
 }
@@ -223,7 +236,7 @@ cp_pool_find(const CpPoolKey *key, const char *name, bool uncommitted,
 	*generation = cp_pools[p].generation;
 	LWLockRelease(cp_shmem_registry_lock());
 	if (closing != CP_NONE)
-		(void) cp_pool_close_idle_of(closing);
+		(void) cp_pool_close_idle_of(closing, CP_CLOSE_GIVEN);
 	return p;
 }
 
@@ -234,8 +247,11 @@ set_definition(CpSharedPool *pool, const CpFingerprint *fingerprint, CpAftermath
 	pool->defined_at = cp_now();
 	if (pool->defined && memcmp(&pool->definition, fingerprint, sizeof(*fingerprint)) == 0)
 		return;
+	if (pool->defined)
+		cp_event_add(CP_EVENT_SETTINGS_CHANGED, pool, CP_NONE, "connection options");
 	pool->defined = true;
 	pool->definition = *fingerprint;
+	pool->remote_max_connections = 0;
 	/* what failed before may go well now */
 	pool->upkeep_failures = 0;
 	pool->upkeep_at = 0;
@@ -302,4 +318,51 @@ void
 cp_pool_set_defaults(int pool, uint64 generation, const CpPoolOptions *options)
 {
 	update_pool(pool, generation, options, NULL);
+}
+
+/* ---- over a restart ---------------------------------------------------------- */
+
+/*
+ * Pools of connection strings are not kept: their keys are digests with a secret
+ * that each start draws anew.
+ */
+bool
+cp_pool_save(int p, CpPoolRecord *record)
+{
+	const CpSharedPool *pool = &cp_pools[p];
+
+	if (!pool->in_use || pool->key.kind != CP_POOL_SERVER || pool->dropped)
+		return false;
+	record->key = pool->key;
+	memcpy(record->name, pool->name, CP_POOL_NAME_LEN);
+	record->options = pool->options;
+	record->stats = pool->stats;
+	record->stats.counters.total_breaker_time = cp_pool_breaker_time(pool, cp_now());
+	return true;
+}
+
+/* The options in the record are those last in force; who comes brings his own. */
+int
+cp_pool_restore(const CpPoolRecord *record, uint64 *generation)
+{
+	int p = CP_NONE;
+
+	LWLockAcquire(cp_shmem_registry_lock(), LW_EXCLUSIVE);
+	if (find_pool(&record->key) == CP_NONE)
+		p = vacant_place();
+	if (p != CP_NONE && !init_pool(p, &record->key, &record->options, false))
+		p = CP_NONE;
+	if (p != CP_NONE)
+	{
+		CpSharedPool *pool = &cp_pools[p];
+
+		memcpy(pool->name, record->name, CP_POOL_NAME_LEN);
+		pool->stats = record->stats;
+		/* instants of the clock that ran before mean nothing now */
+		pool->stats.counters.reset_at = 0;
+		memset(&pool->stats.extremes, 0, sizeof(pool->stats.extremes));
+		*generation = pool->generation;
+	}
+	LWLockRelease(cp_shmem_registry_lock());
+	return p;
 }

@@ -168,7 +168,7 @@ close_if_idle(int i, const Needy *needy)
 		return;
 	if (cp_slots[i].state == CP_SLOT_IDLE && is_useless(p, needy) &&
 		(p != needy->pool || cp_pools[p].starved))
-		cp_slot_close(i, &after);
+		cp_slot_close(i, CP_CLOSE_GIVEN, &after);
 	cp_pool_unlock(p, &after);
 }
 

@@ -16,6 +16,8 @@
 
 #include "common/pg_prng.h"
 
+#include "events.h"
+
 #define TO(state) (1 << CP_SLOT_##state)
 
 /* Where each state may lead; src/README says when and by whom. */
@@ -221,6 +223,65 @@ lives(CpSlotState state)
 	return state != CP_SLOT_FREE && state != CP_SLOT_CONNECTING && state != CP_SLOT_CLOSING;
 }
 
+static const char *
+reason_text(CpCloseReason reason)
+{
+	switch (reason)
+	{
+		case CP_CLOSE_UNKNOWN:
+			return NULL;
+		case CP_CLOSE_IDLE:
+			return "idle_timeout";
+		case CP_CLOSE_LIFETIME:
+			return "max_lifetime";
+		case CP_CLOSE_OUTDATED:
+			return "outdated: options have changed, or reconnect()";
+		case CP_CLOSE_DROPPED:
+			return "its server, user mapping, role or database is gone";
+		case CP_CLOSE_OVERSIZED:
+			return "more than max_size or max_server_size";
+		case CP_CLOSE_GIVEN:
+			return "its place was needed elsewhere";
+		case CP_CLOSE_ORDERED:
+			return "close_idle() or reconnect()";
+		case CP_CLOSE_STOPPING:
+			return "the server or the broker stops";
+		case CP_CLOSE_DEAD:
+			return "found dead";
+		case CP_CLOSE_LOST:
+			return "lost, or in doubt, at checkin";
+		case CP_CLOSE_UNSHARED:
+			return "unshared, and its lease has ended";
+		case CP_CLOSE_UNFIT:
+			return "not fit for others: it listens, or is no primary any more";
+		case CP_CLOSE_RESET:
+			return "its reset failed";
+		case CP_CLOSE_RECLAIMED:
+			return "its lease was reclaimed";
+		case CP_CLOSE_BROKER_LOST:
+			return "the broker that had it has ended";
+	}
+	return NULL;
+}
+
+/*
+ * What there is to tell of a change of state.  Unshared connections come and go
+ * with each lease: they would fill the ring.
+ */
+static void
+tell(int i, CpSlotState from, CpSlotState to)
+{
+	const CpSharedSlot *slot = &cp_slots[i];
+	const CpSharedPool *pool = &cp_pools[slot->pool];
+
+	if (slot->unshared)
+		return;
+	if (from == CP_SLOT_CONNECTING && lives(to))
+		cp_event_add(CP_EVENT_OPENED, pool, i, slot->dialed ? "ahead of demand" : NULL);
+	else if (lives(from) && !lives(to))
+		cp_event_add(CP_EVENT_CLOSED, pool, i, reason_text(slot->leaving));
+}
+
 /* Fewer connections than min_size: the broker is to look, when it next turns. */
 void
 cp_pool_look_after(const CpSharedPool *pool)
@@ -256,11 +317,15 @@ cp_slot_set_state(int i, CpSlotState to)
 	if (from == CP_SLOT_FREE || from == CP_SLOT_CONNECTING ||
 		to == CP_SLOT_CLOSING || to == CP_SLOT_FREE)
 		slot->generation++;
+	if (to == CP_SLOT_LEASED)
+	{
+		pg_atomic_write_u64(&slot->ran_at, 0);
+		pg_atomic_write_u64(&slot->running, cp_running_word(slot->generation, 0));
+	}
 	if (!cp_slot_has_holder(to))
 	{
 		slot->holder_proc = CP_NONE;
 		slot->holder_pid = 0;
-		pg_atomic_write_u64(&slot->running_since, 0);
 	}
 	if ((from == CP_SLOT_CLOSING) != (to == CP_SLOT_CLOSING))
 		cp_server_note_closing(slot->server, to == CP_SLOT_CLOSING ? 1 : -1);
@@ -269,6 +334,9 @@ cp_slot_set_state(int i, CpSlotState to)
 		pool->prober = CP_NONE;
 		cp_breaker_undecided(&pool->breaker, slot->state_since);
 	}
+	if (to == CP_SLOT_LEASED)
+		cp_stats_leased(&pool->stats, pool->counts[CP_SLOT_LEASED]);
+	tell(i, from, to);
 	if (lives(from) && !lives(to))
 		cp_pool_look_after(pool);
 }
@@ -343,7 +411,9 @@ cp_slot_allocate(int p)
 	slot->in_transaction = false;
 	slot->changes = 0;
 	slot->mid_protocol = false;
-	slot->leak_reported = false;
+	slot->leak = CP_LEAK_NONE;
+	slot->leak_acted = slot->ending = false;
+	slot->leaving = CP_CLOSE_UNKNOWN;
 	slot->remote_pid = 0;
 	slot->remote_address[0] = '\0';
 	slot->uses = 0;
@@ -385,8 +455,9 @@ cp_slot_free(int i, CpAftermath *after)
 
 /* Any state with a socket in the vault -> CLOSING, for the broker to do. */
 void
-cp_slot_close(int i, CpAftermath *after)
+cp_slot_close(int i, CpCloseReason reason, CpAftermath *after)
 {
+	cp_slots[i].leaving = reason;
 	cp_slot_set_state(i, CP_SLOT_CLOSING);
 	cp_slot_push_task(i, after);
 }

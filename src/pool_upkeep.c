@@ -14,6 +14,8 @@
 
 #include "miscadmin.h"
 
+#include "error_stats.h"
+#include "events.h"
 #include "pool_internal.h"
 
 /* an order is given to the dialer again after this time, in microseconds */
@@ -52,7 +54,7 @@ cp_slot_expires(CpSharedPool *pool, const CpSharedSlot *slot, CpTime now)
 	if (pool->expiries == 0)
 		return false;
 	pool->expiries--;
-	pool->stats.expired++;
+	pool->stats.counters.expired++;
 	return true;
 }
 
@@ -61,13 +63,22 @@ static void
 close_if_over(CpSharedPool *pool, int i, CpTime now, CpAftermath *after)
 {
 	CpSharedSlot *slot = &cp_slots[i];
+	CpCloseReason reason;
 
 	if (is_idle_too_long(pool, slot, now))
-		pool->stats.idle_closed++;
-	else if (!cp_slot_is_outdated(pool, slot) && !cp_server_is_oversized(pool->server) &&
-			 !cp_slot_expires(pool, slot, now))
+	{
+		pool->stats.counters.idle_closed++;
+		reason = CP_CLOSE_IDLE;
+	}
+	else if (cp_slot_is_outdated(pool, slot))
+		reason = pool->dropped ? CP_CLOSE_DROPPED : CP_CLOSE_OUTDATED;
+	else if (cp_server_is_oversized(pool->server))
+		reason = CP_CLOSE_OVERSIZED;
+	else if (cp_slot_expires(pool, slot, now))
+		reason = CP_CLOSE_LIFETIME;
+	else
 		return;
-	cp_slot_close(i, after);
+	cp_slot_close(i, reason, after);
 }
 
 /* ---- what is checked --------------------------------------------------------- */
@@ -75,7 +86,7 @@ close_if_over(CpSharedPool *pool, int i, CpTime now, CpAftermath *after)
 static void
 begin_validation(CpSharedPool *pool, int i, CpAftermath *after)
 {
-	pool->stats.validations++;
+	pool->stats.counters.validations++;
 	cp_slot_set_state(i, CP_SLOT_VALIDATING);
 	cp_slot_push_task(i, after);
 }
@@ -336,25 +347,35 @@ lock_same(int p, uint64 generation)
 	return false;
 }
 
+/* For the view of the pool, and among the errors: as nobody's. */
+static void
+tell_upkeep_problem(int p, uint64 generation, int sqlstate, const char *message, bool refused)
+{
+	CpPoolKey key;
+	char name[CP_POOL_NAME_LEN];
+
+	if (!lock_same(p, generation))
+		return;
+	note_upkeep_problem(&cp_pools[p], sqlstate, message);
+	if (refused)
+		cp_pools[p].upkeep_refused = true;
+	key = cp_pools[p].key;
+	memcpy(name, cp_pools[p].name, sizeof(name));
+	LWLockRelease(cp_shmem_pool_lock(p));
+	cp_error_stats_add(&key, name, sqlstate, message, InvalidOid, 0);
+	cp_shmem_wake_broker();
+}
+
 void
 cp_pool_upkeep_failed(int pool, uint64 generation, int sqlstate, const char *message)
 {
-	if (!lock_same(pool, generation))
-		return;
-	note_upkeep_problem(&cp_pools[pool], sqlstate, message);
-	LWLockRelease(cp_shmem_pool_lock(pool));
-	cp_shmem_wake_broker();
+	tell_upkeep_problem(pool, generation, sqlstate, message, false);
 }
 
 void
 cp_pool_upkeep_refused(int pool, uint64 generation, int sqlstate, const char *message)
 {
-	if (!lock_same(pool, generation))
-		return;
-	note_upkeep_problem(&cp_pools[pool], sqlstate, message);
-	cp_pools[pool].upkeep_refused = true;
-	LWLockRelease(cp_shmem_pool_lock(pool));
-	cp_shmem_wake_broker();
+	tell_upkeep_problem(pool, generation, sqlstate, message, true);
 }
 
 void
@@ -377,6 +398,8 @@ cp_pool_upkeep_allowed(int pool, uint64 generation)
 static void
 drop(CpSharedPool *pool)
 {
+	if (!pool->dropped)
+		cp_event_add(CP_EVENT_DROPPED, pool, CP_NONE, NULL);
 	pool->dropped = true;
 	pg_atomic_write_u32(&cp_shared->upkeep_wanted, 1);
 }

@@ -9,8 +9,11 @@
 
 #include "pool.h"
 
+#include "lib/qunique.h"
 #include "lib/stringinfo.h"
 
+#include "events.h"
+#include "leak.h"
 #include "pool_internal.h"
 
 /* holders named in an error's detail */
@@ -29,6 +32,8 @@ copy_condition(const CpSharedPool *pool, CpPoolInfo *info)
 	info->paused = pool->paused;
 	info->dropped = pool->dropped;
 	info->breaker = pool->breaker;
+	info->breaker_time = cp_pool_breaker_time(pool, now);
+	info->remote_max_connections = pool->remote_max_connections;
 	info->problem = pool->problem;
 	info->upkeep_problem = pool->upkeep_problem;
 	info->upkeep_at = pool->upkeep_at;
@@ -51,7 +56,7 @@ cp_pool_read(int p, CpPoolInfo *info)
 		memcpy(info->counts, pool->counts, sizeof(info->counts));
 		info->unshared = pool->unshared;
 		info->waiting = pool->waiting;
-		info->stats = pool->stats;
+		info->stats = pool->stats.counters;
 		copy_condition(pool, info);
 	}
 	LWLockRelease(cp_shmem_pool_lock(p));
@@ -86,10 +91,18 @@ copy_slot(int i, CpSharedSlot *slot, CpSharedPool *pool, CpSlotInfo *info)
 	info->scope = slot->scope;
 	info->lease_role = slot->lease_role;
 	info->leased_at = slot->leased_at;
-	info->running_since = (CpTime) pg_atomic_read_u64(&slot->running_since);
-	info->leak_reported = slot->leak_reported;
+	info->running_since = cp_slot_running_since(slot);
+	pg_read_barrier();
+	info->ran_at = (CpTime) pg_atomic_read_u64(&slot->ran_at);
+	info->leak_action = pool->options.leak_action;
+	info->leak = slot->leak;
+	info->leak_acted = slot->leak_acted;
+	info->holder_proc = slot->holder_proc;
 	SpinLockAcquire(&slot->mutex);
 	memcpy(info->sql, slot->sql, CP_SQL_LEN);
+	info->query_id = slot->query_id;
+	info->is_explicit = slot->is_explicit;
+	memcpy(info->stack, slot->stack, CP_STACK_LEN);
 	SpinLockRelease(&slot->mutex);
 }
 
@@ -203,27 +216,156 @@ cp_pool_describe(int p)
 void
 cp_pool_reset_stats(int p)
 {
+	CpSharedPool *pool = &cp_pools[p];
+
 	cp_pool_lock(p);
-	if (cp_pools[p].in_use)
-		cp_stats_reset(&cp_pools[p].stats);
+	if (pool->in_use)
+	{
+		cp_stats_reset(&pool->stats);
+		cp_stats_leased(&pool->stats, pool->counts[CP_SLOT_LEASED]);
+		cp_stats_waiting(&pool->stats, pool->waiting);
+	}
 	LWLockRelease(cp_shmem_pool_lock(p));
 }
 
 bool
-cp_slot_report_leak(int i, uint64 lease)
+cp_pool_read_latency(int p, uint64 generation, CpLatency kind, CpHistogram *histogram)
+{
+	CpSharedPool *pool = &cp_pools[p];
+	bool is_it;
+
+	LWLockAcquire(cp_shmem_pool_lock(p), LW_SHARED);
+	is_it = pool->in_use && pool->generation == generation;
+	if (is_it)
+		*histogram = pool->stats.latency[kind];
+	LWLockRelease(cp_shmem_pool_lock(p));
+	return is_it;
+}
+
+bool
+cp_pool_take_interval(int p, CpPoolInterval *interval)
+{
+	CpSharedPool *pool = &cp_pools[p];
+	bool in_use;
+
+	cp_pool_lock(p);
+	in_use = pool->in_use;
+	if (in_use)
+	{
+		CpStats *stats = &pool->stats;
+
+		interval->generation = pool->generation;
+		interval->counters = stats->counters;
+		interval->extremes = stats->extremes;
+		interval->breaker_time = cp_pool_breaker_time(pool, cp_now());
+		interval->wait = stats->latency[CP_LATENCY_WAIT];
+		interval->checkout = stats->latency[CP_LATENCY_CHECKOUT];
+		memset(&stats->extremes, 0, sizeof(stats->extremes));
+		stats->extremes.peak_leased = pool->counts[CP_SLOT_LEASED];
+		stats->extremes.peak_waiting = pool->waiting;
+	}
+	LWLockRelease(cp_shmem_pool_lock(p));
+	return in_use;
+}
+
+void
+cp_pool_set_remote_limit(int p, uint64 generation, int max_connections)
+{
+	cp_pool_lock(p);
+	if (cp_pools[p].in_use && cp_pools[p].generation == generation)
+		cp_pools[p].remote_max_connections = Max(max_connections, 0);
+	LWLockRelease(cp_shmem_pool_lock(p));
+}
+
+bool
+cp_pool_holder_runs(int pid)
+{
+	for (int i = 0; i < cp_shared->max_slots; i++)
+	{
+		volatile CpSharedSlot *slot = &cp_slots[i];
+
+		if (slot->holder_pid == pid && cp_slot_running_since(&cp_slots[i]) != 0)
+			return true;
+	}
+	return false;
+}
+
+static bool
+is_unused(CpSharedSlot *slot, CpTime ran_at)
+{
+	return cp_slot_running_since(slot) == 0 &&
+		(CpTime) pg_atomic_read_u64(&slot->ran_at) == ran_at;
+}
+
+bool
+cp_slot_report_leak(int i, uint64 lease, CpLeakClass class, CpTime ran_at, bool *first)
 {
 	CpSharedSlot *slot = &cp_slots[i];
 	int p = cp_pool_lock_of(i, cp_pool_generation(i));
-	bool marked;
+	CpPoolStats *stats;
+	bool is_it;
 
+	*first = false;
 	if (p == CP_NONE)
 		return false;
-	marked = slot->state == CP_SLOT_LEASED && slot->lease == lease && !slot->leak_reported;
-	if (marked)
+	stats = &cp_pools[p].stats.counters;
+	is_it = slot->state == CP_SLOT_LEASED && slot->lease == lease && !slot->ending &&
+		(class == CP_LEAK_ABANDONED || is_unused(slot, ran_at));
+	*first = is_it && slot->leak == CP_LEAK_NONE;
+	if (*first)
 	{
-		slot->leak_reported = true;
-		cp_pools[p].stats.leaks++;
+		stats->leaks++;
+		cp_event_add(CP_EVENT_LEAK_FOUND, &cp_pools[p], i, cp_leak_class_name(class));
+	}
+	/* as what it was found first; but a session's end settles it */
+	if (*first || (is_it && class == CP_LEAK_ABANDONED && slot->leak != class))
+	{
+		stats->leaked[class]++;
+		slot->leak = class;
 	}
 	LWLockRelease(cp_shmem_pool_lock(p));
-	return marked;
+	return is_it;
+}
+
+static bool
+waits(const CpSharedPool *pool, int pid)
+{
+	for (int i = pool->queue_head; i != CP_NONE; i = cp_waiters[i].next)
+	{
+		if (cp_waiters[i].pid == pid)
+			return true;
+	}
+	return false;
+}
+
+static int
+compare_pids(const void *a, const void *b)
+{
+	int one = *(const int *) a;
+	int other = *(const int *) b;
+
+	return (one > other) - (one < other);
+}
+
+int
+cp_pool_blockers(int p, int pid, int **pids)
+{
+	int n = 0;
+
+	*pids = palloc(cp_shared->max_slots * sizeof(int));
+	LWLockAcquire(cp_shmem_pool_lock(p), LW_SHARED);
+	if (cp_pools[p].in_use && waits(&cp_pools[p], pid))
+	{
+		for (int i = 0; i < cp_shared->max_slots; i++)
+		{
+			const CpSharedSlot *slot = &cp_slots[i];
+
+			if (slot->pool == p &&
+				(slot->state == CP_SLOT_LEASED || slot->state == CP_SLOT_CONNECTING))
+				(*pids)[n++] = slot->holder_pid;
+		}
+	}
+	LWLockRelease(cp_shmem_pool_lock(p));
+	qsort(*pids, n, sizeof(int), compare_pids);
+	return (int) qunique(*pids, n, sizeof(int), compare_pids);
 }

@@ -34,6 +34,11 @@ typedef struct Run
 	CpSink *sink;
 	bool was_dirty;
 
+	/* for the statistics */
+	CpAccount account;
+	CpTime sent_at; /* 0: not sent */
+	int64 rows;
+
 	bool in_set;	  /* the sink has begun a result set */
 	int results;	  /* of statements that have ended */
 	char *tag;		  /* of the last of them */
@@ -165,6 +170,7 @@ take_rows(Run *run)
 {
 	int count = PQntuples(run->result);
 
+	run->rows += count;
 	run->lease->usage.rows += count;
 	if (PQresultMemorySize(run->result) > CP_HUGE_MESSAGE)
 		run->lease->huge = true;
@@ -191,7 +197,12 @@ take_end(Run *run, bool had_columns)
 	run->in_set = false;
 	run->results++;
 	if (!had_columns)
-		run->lease->usage.rows += strtoll(PQcmdTuples(run->result), NULL, 10);
+	{
+		int64 rows = strtoll(PQcmdTuples(run->result), NULL, 10);
+
+		run->rows += rows;
+		run->lease->usage.rows += rows;
+	}
 	if (strcmp(run->tag, "LISTEN") == 0)
 		run->lease->listened = true;
 }
@@ -233,6 +244,20 @@ take_result(Run *run)
 
 /* ---- the statement ---- */
 
+/* Somebody has taken the lease away since it was looked at last. */
+static void
+throw_reclaimed(Run *run)
+{
+	CpLease *lease = run->lease;
+	uint64 id = lease->id;
+
+	run->pool = pstrdup(run->pool);
+	run->lease = NULL;
+	cp_lease_lost(lease);
+	cp_lease_throw_if_reclaimed(id, run->pool);
+	cp_message_throw_lost(run->pool, "the lease was taken away");
+}
+
 /* Is what is sent so long that libpq's buffer should not be kept? */
 static bool
 is_huge(const char *sql, const CpParams *params)
@@ -256,8 +281,10 @@ run_statement(Run *run, const CpParams *params)
 	run->lease->dirty = true;
 	if (is_huge(run->sql, params))
 		run->lease->huge = true;
+	if (!cp_lease_statement_begins(run->lease))
+		throw_reclaimed(run);
 	run->lease->usage.queries++;
-	cp_lease_statement_begins(run->lease);
+	run->sent_at = cp_now();
 	cp_message_collect_notices(remote->conn, &run->notices);
 
 	if (!cp_remote_send(remote, run->sql, params->count, params->types, params->values))
@@ -272,6 +299,15 @@ run_statement(Run *run, const CpParams *params)
 	}
 	cp_message_report_notices(&run->notices);
 	finish(run);
+}
+
+/* failed: within PG_CATCH */
+static void
+count(Run *run, bool failed)
+{
+	CpTime taken = run->sent_at != 0 ? cp_now() - run->sent_at : 0;
+
+	cp_lease_count_statement(&run->account, run->sent_at != 0, failed, taken, run->rows);
 }
 
 /* Frees what outlives a memory context.  Does not throw. */
@@ -300,17 +336,22 @@ cp_query_run(CpLease *lease, const char *sql, const CpParams *params, CpSink *si
 	run->pool = lease->pool_name;
 	run->sql = sql;
 	run->sink = sink;
+	cp_lease_account(lease, &run->account);
 
 	error_context_stack = &context;
 	PG_TRY();
 	{
 		run_statement(run, params);
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
 		release(run);
+		count(run, true);
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	release(run);
+	count(run, false);
 	error_context_stack = context.previous;
 
 	return run->tag != NULL ? run->tag : pstrdup("");

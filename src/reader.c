@@ -21,6 +21,7 @@
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -315,6 +316,7 @@ run(MemoryContext context)
 	List *targets;
 
 	SetCurrentStatementStartTimestamp();
+	pgstat_report_activity(STATE_RUNNING, "reading the definitions of connection pools");
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(context);
@@ -323,6 +325,7 @@ run(MemoryContext context)
 	CommitTransactionCommand();
 
 	MemoryContextSwitchTo(context);
+	pgstat_report_activity(STATE_RUNNING, "ordering connections that pools lack");
 	order_connections(targets);
 }
 

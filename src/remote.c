@@ -27,6 +27,7 @@
 #include "port/pg_bswap.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
+#include "wait_events.h"
 
 /* places in a kept wait event set */
 enum
@@ -455,7 +456,7 @@ wait_for_connect(CpRemote *remote, int wanted, CpTime until)
 	events = WaitLatchOrSocket(MyLatch,
 							   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | wanted |
 								   (timeout >= 0 ? WL_TIMEOUT : 0),
-							   PQsocket(remote->conn), timeout, CP_WAIT_EVENT);
+							   PQsocket(remote->conn), timeout, cp_wait_event(CP_WAIT_CONNECT));
 	if (events & WL_LATCH_SET)
 	{
 		ResetLatch(MyLatch);
@@ -609,7 +610,7 @@ cp_remote_wait(CpRemote *remote, int events, CpTime deadline)
 		make_wait_set(remote, sock);
 	ModifyWaitEvent(remote->wait_set, SOCKET_POSITION, events, NULL);
 	n = WaitEventSetWait(remote->wait_set, cp_timeout_ms(deadline), occurred, POSITIONS,
-						 CP_WAIT_EVENT);
+						 cp_wait_event(CP_WAIT_REMOTE));
 	for (i = 0; i < n; i++)
 		result |= occurred[i].events;
 	return n == 0 ? WL_TIMEOUT : result;
@@ -801,30 +802,6 @@ drain(CpRemote *remote, bool probing, CpTime deadline)
 	}
 }
 
-bool
-cp_remote_recover(CpRemote *remote, CpTime deadline)
-{
-	CpTime patience = cp_earlier(deadline, cp_now() + RECOVER_PATIENCE);
-	Drained state;
-
-	/* when a session dies, what notices were collected in is gone already */
-	cp_remote_ignore_notices(remote);
-	state = drain(remote, false, patience);
-	if (state != DRAIN_MORE)
-		return state == DRAINED;
-
-	/*
-	 * The cancel may take effect whenever it likes until the end of file that
-	 * cp_remote_cancel() waits for, and a moment longer, since the server
-	 * passes it on by a signal.  The empty round trip gives it something to
-	 * hit that nobody minds.
-	 */
-	return cp_remote_cancel(remote, deadline) &&
-		drain(remote, false, deadline) == DRAINED &&
-		PQsendQuery(remote->conn, "") &&
-		drain(remote, true, deadline) == DRAINED;
-}
-
 /* Builds a CancelRequest; returns its size. */
 static int
 build_cancel_request(const CpGreeting *greeting, uint8 *packet)
@@ -843,8 +820,8 @@ build_cancel_request(const CpGreeting *greeting, uint8 *packet)
  * Always in the clear, also for an encrypted connection: servers accept that,
  * and libpq before 17 sends its own no other way.
  */
-bool
-cp_remote_cancel(CpRemote *remote, CpTime deadline)
+static bool
+request_cancel(CpRemote *remote, CpTime deadline)
 {
 	uint8 packet[12 + CP_CANCEL_KEY_MAX];
 	int size = build_cancel_request(&remote->greeting, packet);
@@ -864,6 +841,51 @@ cp_remote_cancel(CpRemote *remote, CpTime deadline)
 		ended = recv(sock, &byte, 1, 0) == 0;
 	close(sock);
 	explicit_bzero(packet, sizeof(packet));
+	return ended;
+}
+
+/*
+ * Cancels the statement that runs.  That may take effect whenever it likes until
+ * the end of file that request_cancel() waits for, and a moment longer, since the
+ * server passes it on by a signal.  The empty round trip gives it something to hit
+ * that nobody minds.
+ */
+static bool
+stop_statement(CpRemote *remote, CpTime deadline)
+{
+	return request_cancel(remote, deadline) &&
+		drain(remote, false, deadline) == DRAINED &&
+		PQsendQuery(remote->conn, "") &&
+		drain(remote, true, deadline) == DRAINED;
+}
+
+bool
+cp_remote_recover(CpRemote *remote, CpTime deadline)
+{
+	CpTime patience = cp_earlier(deadline, cp_now() + RECOVER_PATIENCE);
+	Drained state;
+	bool stopped;
+
+	/* when a session dies, what notices were collected in is gone already */
+	cp_remote_ignore_notices(remote);
+	state = drain(remote, false, patience);
+	if (state != DRAIN_MORE)
+		return state == DRAINED;
+
+	pgstat_report_wait_start(cp_wait_event(CP_WAIT_CANCEL));
+	stopped = stop_statement(remote, deadline);
+	pgstat_report_wait_end();
+	return stopped;
+}
+
+bool
+cp_remote_cancel(CpRemote *remote, CpTime deadline)
+{
+	bool ended;
+
+	pgstat_report_wait_start(cp_wait_event(CP_WAIT_CANCEL));
+	ended = request_cancel(remote, deadline);
+	pgstat_report_wait_end();
 	return ended;
 }
 

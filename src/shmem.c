@@ -16,7 +16,11 @@
 
 #include "compat.h"
 #include "error.h"
+#include "error_stats.h"
+#include "events.h"
 #include "guc.h"
+#include "history.h"
+#include "statement_stats.h"
 
 #define TRANCHE "conpool"
 
@@ -26,8 +30,23 @@ CpSharedSlot *cp_slots = NULL;
 CpSharedWaiter *cp_waiters = NULL;
 CpSharedServer *cp_servers = NULL;
 
-/* the registry's lock, then one for each pool */
+/* the registry's lock, one for each table beside the pools, one for each pool */
 static LWLockPadded *locks = NULL;
+
+static void (*begin_hook)(void) = NULL;
+
+/* Tables that are their own modules' business. */
+static const struct Table
+{
+	const char *name;
+	Size (*size)(void);
+	void (*attach)(void *place, bool is_new);
+} tables[] = {
+	{"conpool events", cp_events_size, cp_events_attach},
+	{"conpool history", cp_history_size, cp_history_attach},
+	{"conpool statements", cp_statement_stats_size, cp_statement_stats_attach},
+	{"conpool errors", cp_error_stats_size, cp_error_stats_attach},
+};
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
@@ -81,7 +100,9 @@ request(void)
 	RequestAddinShmemSpace(MAXALIGN(slots_size()));
 	RequestAddinShmemSpace(MAXALIGN(waiters_size()));
 	RequestAddinShmemSpace(MAXALIGN(servers_size()));
-	RequestNamedLWLockTranche(TRANCHE, cp_guc_max_pools + 2);
+	for (int i = 0; i < lengthof(tables); i++)
+		RequestAddinShmemSpace(MAXALIGN(tables[i].size()));
+	RequestNamedLWLockTranche(TRANCHE, 1 + CP_TABLE_LOCKS + cp_guc_max_pools + 1);
 }
 
 static void
@@ -110,6 +131,7 @@ init_header(void)
 	SpinLockInit(&cp_shared->free_mutex);
 	SpinLockInit(&cp_shared->task_mutex);
 	SpinLockInit(&cp_shared->mark_mutex);
+	SpinLockInit(&cp_shared->reclaim_mutex);
 	cp_shared->task_head = cp_shared->task_tail = CP_NONE;
 	cp_shared->free_reserved_for = CP_NONE;
 }
@@ -129,7 +151,8 @@ init_slots(void)
 		slot->next = i + 1 < cp_shared->max_slots ? i + 1 : CP_NONE;
 		slot->holder_proc = CP_NONE;
 		slot->next_task = CP_NONE;
-		pg_atomic_init_u64(&slot->running_since, 0);
+		pg_atomic_init_u64(&slot->running, 0);
+		pg_atomic_init_u64(&slot->ran_at, 0);
 		SpinLockInit(&slot->mutex);
 	}
 	cp_shared->free_head = 0;
@@ -172,8 +195,21 @@ init_pools(void)
 }
 
 static void
+attach_tables(void)
+{
+	for (int i = 0; i < lengthof(tables); i++)
+	{
+		bool found;
+		void *place = ShmemInitStruct(tables[i].name, tables[i].size(), &found);
+
+		tables[i].attach(place, !found);
+	}
+}
+
+static void
 startup(void)
 {
+	bool is_new;
 	bool found;
 
 	if (prev_shmem_startup_hook)
@@ -181,7 +217,8 @@ startup(void)
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	cp_shared = ShmemInitStruct("conpool", sizeof(CpShared), &found);
-	if (!found)
+	is_new = !found;
+	if (is_new)
 		init_header();
 	cp_pools = ShmemInitStruct("conpool pools", pools_size(), &found);
 	if (!found)
@@ -195,13 +232,17 @@ startup(void)
 	cp_servers = ShmemInitStruct("conpool servers", servers_size(), &found);
 	if (!found)
 		init_servers();
+	attach_tables();
 	locks = GetNamedLWLockTranche(TRANCHE);
 	LWLockRelease(AddinShmemInitLock);
+	if (is_new && begin_hook)
+		begin_hook();
 }
 
 void
-cp_shmem_request_at_start(void)
+cp_shmem_request_at_start(void (*begin)(void))
 {
+	begin_hook = begin;
 	prev_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = request;
 	prev_shmem_startup_hook = shmem_startup_hook;
@@ -227,10 +268,16 @@ cp_shmem_registry_lock(void)
 }
 
 LWLock *
+cp_shmem_table_lock(CpTableLock which)
+{
+	return &locks[1 + which].lock;
+}
+
+LWLock *
 cp_shmem_pool_lock(int pool)
 {
 	Assert(pool >= 0 && pool < cp_shared->max_pools);
-	return &locks[1 + pool].lock;
+	return &locks[1 + CP_TABLE_LOCKS + pool].lock;
 }
 
 int

@@ -32,7 +32,16 @@
 #define CP_ADDRESS_LEN 128
 /* bytes of an error's message kept with a pool, terminator included */
 #define CP_MESSAGE_LEN 256
-/* leases that a session's end took back, kept for the view "leaks" */
+/* bytes of the PL call stack kept with a lease, terminator included */
+#define CP_STACK_LEN 1024
+/* bytes of an application's name and of a client's address, likewise */
+#define CP_APPLICATION_LEN 64
+#define CP_CLIENT_LEN 64
+/* bytes of what is told of an event, and of why a lease was reclaimed */
+#define CP_EVENT_DETAIL_LEN 128
+/* bytes of a statement's text kept with its statistics */
+#define CP_STATEMENT_SQL_LEN 256
+/* leaks that are over, kept for the view "leaks" */
 #define CP_LEAK_RING 128
 /* leases that reclaim() took away, kept to tell their holders */
 #define CP_RECLAIM_RING 128
@@ -93,6 +102,44 @@ typedef enum CpSlotState
 
 #define CP_SLOT_STATES (CP_SLOT_CLOSING + 1)
 
+/* Why a connection is closed. */
+typedef enum CpCloseReason
+{
+	CP_CLOSE_UNKNOWN,
+	CP_CLOSE_IDLE,		/* idle_timeout */
+	CP_CLOSE_LIFETIME,	/* max_lifetime */
+	CP_CLOSE_OUTDATED,	/* other options by now, or reconnect() */
+	CP_CLOSE_DROPPED,	/* server, mapping, role or database is gone */
+	CP_CLOSE_OVERSIZED, /* more than max_size or max_server_size */
+	CP_CLOSE_GIVEN,		/* another pool, or caller, needs the place */
+	CP_CLOSE_ORDERED,	/* close_idle() */
+	CP_CLOSE_STOPPING,	/* the server, or the broker, stops */
+	CP_CLOSE_DEAD,		/* found dead while idle */
+	CP_CLOSE_LOST,		/* lost, or in doubt, when its holder gave it back */
+	CP_CLOSE_UNSHARED,	/* its lease has ended */
+	CP_CLOSE_UNFIT,		/* not to be used by others: it listens, is no primary ... */
+	CP_CLOSE_RESET,		/* its reset failed */
+	CP_CLOSE_RECLAIMED,
+	CP_CLOSE_BROKER_LOST /* the broker that had it has ended */
+} CpCloseReason;
+
+/*
+ * Whether a remote statement runs on a lease, and since when, in one word: the
+ * low 48 bits are a CpTime (good for nine years of uptime), 0 = none runs, the
+ * others the lowest of the slot's generation, so that nobody can change the word
+ * of another lease.
+ */
+#define CP_RUNNING_BITS 48
+#define CP_RUNNING_MASK ((UINT64CONST(1) << CP_RUNNING_BITS) - 1)
+/* in place of the time: the lease is being reclaimed, none may begin any more */
+#define CP_CLAIMED CP_RUNNING_MASK
+
+static inline uint64
+cp_running_word(uint64 generation, uint64 since)
+{
+	return generation << CP_RUNNING_BITS | since;
+}
+
 /* One connection.  The pool lock is the lock of the pool it is in. */
 typedef struct CpSharedSlot
 {
@@ -133,18 +180,26 @@ typedef struct CpSharedSlot
 	CpScope scope;
 	Oid lease_role;
 	CpTime leased_at;
-	bool leak_reported;
+	CpTime wait;		   /* microseconds counted as its wait, ... */
+	bool wait_tracked;	   /* ... also in the distribution */
+	bool ending;		   /* its holder has said all there is to say of it */
+	CpLeakClass leak;	   /* as what it was reported; NONE: it was not */
+	bool leak_acted;	   /* leak_action has been taken */
+	CpCloseReason leaving; /* why it is being closed, for the event */
 
 	/* worklist's spinlock */
 	bool queued_task;
 	int next_task;
 
-	/* atomic: since when a remote statement runs (CpTime), or 0 */
-	pg_atomic_uint64 running_since;
+	pg_atomic_uint64 running; /* atomic: a cp_running_word(), new with each lease */
+	pg_atomic_uint64 ran_at;  /* atomic: when the lease's last one ended (CpTime), or 0 */
 
 	/* the slot's own spinlock; written by the holder */
 	slock_t mutex;
-	char sql[CP_SQL_LEN]; /* the local statement that took the lease */
+	char sql[CP_SQL_LEN];	  /* the local statement that took the lease */
+	bool is_explicit;		  /* by checkout() */
+	uint64 query_id;		  /* of that statement, 0 = none was computed */
+	char stack[CP_STACK_LEN]; /* PL functions it came through, if it outlives the call */
 } CpSharedSlot;
 
 typedef enum CpWaiterState
@@ -260,20 +315,40 @@ typedef struct CpSharedPool
 	CpProblem upkeep_problem; /* why min_size is not reached; at = 0: nothing */
 	bool upkeep_refused;	  /* that is what the definitions say, or rights */
 
-	CpPoolStats stats;
+	/* pool lock: what the remote itself allows ordinary users, 0 = not known */
+	int remote_max_connections;
+
+	CpStats stats;
 } CpSharedPool;
+
+/* How a leak ended. */
+typedef enum CpLeakEnd
+{
+	CP_LEAK_CHECKED_IN,
+	CP_LEAK_TRANSACTION_ENDED,
+	CP_LEAK_SESSION_ENDED,
+	CP_LEAK_RECLAIMED,
+	CP_LEAK_LOST /* its connection */
+} CpLeakEnd;
 
 /* A leak that is over, for the view "leaks". */
 typedef struct CpLeakRecord
 {
+	CpLeakClass class;
+	CpLeakEnd end;
 	char pool[CP_POOL_NAME_LEN];
 	CpPoolKey key;
 	uint64 lease;
+	int slot;
 	int pid;
 	Oid role;
-	CpTime since;
-	CpTime held_for; /* microseconds */
+	char application[CP_APPLICATION_LEN];
+	char client[CP_CLIENT_LEN]; /* address; empty: a local one */
+	TimestampTz since;
+	TimestampTz ended_at;
 	char sql[CP_SQL_LEN];
+	uint64 query_id;
+	char stack[CP_STACK_LEN];
 } CpLeakRecord;
 
 /* A lease that was taken away from its holder. */
@@ -282,8 +357,9 @@ typedef struct CpReclaimRecord
 	uint64 lease;
 	int holder_pid; /* whose it was */
 	int pid;		/* of whoever did it */
-	Oid role;		/* whose effective role this was */
+	Oid role;		/* whose effective role this was; InvalidOid: the broker's */
 	CpTime at;
+	char why[CP_EVENT_DETAIL_LEN]; /* what leak_action says of it; empty: somebody's order */
 } CpReclaimRecord;
 
 typedef struct CpShared
@@ -317,9 +393,12 @@ typedef struct CpShared
 	uint64 last_pool_generation;
 	uint64 leak_count; /* ever written to the ring */
 	CpLeakRecord leak_ring[CP_LEAK_RING];
+	bool all_paused; /* pools made later begin paused */
+
+	/* reclaims' spinlock */
+	slock_t reclaim_mutex;
 	uint64 reclaim_count; /* ever written to the ring */
 	CpReclaimRecord reclaim_ring[CP_RECLAIM_RING];
-	bool all_paused; /* pools made later begin paused */
 
 	/* free list's spinlock */
 	slock_t free_mutex;
@@ -346,11 +425,26 @@ extern CpSharedSlot *cp_slots;
 extern CpSharedWaiter *cp_waiters;
 extern CpSharedServer *cp_servers;
 
-/* postmaster, from _PG_init: ask for the segment and its locks */
-extern void cp_shmem_request_at_start(void);
+/*
+ * postmaster, from _PG_init: asks for the segment and its locks; `begin` is
+ * called whenever shared memory is there and new
+ */
+extern void cp_shmem_request_at_start(void (*begin)(void));
 
 /* raises 55000 with what to do when the library was not preloaded */
 extern void cp_shmem_require(void);
+
+/* Locks of tables beside the pools; taken with no other lock held. */
+typedef enum CpTableLock
+{
+	CP_LOCK_STATEMENTS,
+	CP_LOCK_ERRORS,
+	CP_LOCK_HISTORY
+} CpTableLock;
+
+#define CP_TABLE_LOCKS (CP_LOCK_HISTORY + 1)
+
+extern LWLock *cp_shmem_table_lock(CpTableLock which);
 
 extern LWLock *cp_shmem_registry_lock(void);
 extern LWLock *cp_shmem_pool_lock(int pool);

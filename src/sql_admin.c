@@ -28,9 +28,13 @@
 #include "compat.h"
 #include "conninfo.h"
 #include "error.h"
+#include "error_stats.h"
+#include "events.h"
+#include "leak.h"
 #include "lease.h"
 #include "pool.h"
 #include "shmem.h"
+#include "statement_stats.h"
 
 PG_FUNCTION_INFO_V1(conpool_pause);
 PG_FUNCTION_INFO_V1(conpool_resume);
@@ -382,6 +386,7 @@ conpool_reclaim(PG_FUNCTION_ARGS)
 {
 	int64 lease;
 	CpSlotInfo slot;
+	CpLeakRecord leak;
 
 	cp_shmem_require();
 	cp_args_require(fcinfo, 0, "lease");
@@ -394,10 +399,13 @@ conpool_reclaim(PG_FUNCTION_ARGS)
 				 errhint("Give it back with checkin().")));
 	check_may_reclaim(&slot);
 
-	switch (cp_pool_reclaim(slot.slot, slot.generation, slot.lease, GetUserId()))
+	switch (cp_pool_reclaim(slot.slot, slot.generation, slot.lease, GetUserId(), NULL, 0, &leak))
 	{
 		case CP_RECLAIM_OK:
+			if (leak.class != CP_LEAK_NONE)
+				cp_leak_over(&leak, CP_LEAK_RECLAIMED);
 			break;
+		case CP_RECLAIM_WORKING: /* not for people */
 		case CP_RECLAIM_NO_LEASE:
 			lease_not_held(lease);
 			break;
@@ -415,7 +423,42 @@ conpool_reclaim(PG_FUNCTION_ARGS)
 
 /* ---- reset_stats ----------------------------------------------------------- */
 
+/* Under the pool's lock: nobody else's name gets into the event. */
+static void
+tell_of_reset(int i, const CpPoolInfo *pool)
+{
+	LWLockAcquire(cp_shmem_pool_lock(i), LW_SHARED);
+	if (cp_pools[i].in_use && cp_pools[i].generation == pool->generation)
+		cp_event_add(CP_EVENT_STATS_RESET, &cp_pools[i], CP_NONE, NULL);
+	LWLockRelease(cp_shmem_pool_lock(i));
+}
+
 /* A server that has no pool yet has nothing to reset, which is no error. */
+static void
+reset_stats_of(const CpPoolSet *set)
+{
+	/* also what is kept of pools that are not there any more */
+	if (set->all)
+	{
+		cp_statement_stats_reset(NULL);
+		cp_error_stats_reset(NULL);
+	}
+	for (int i = 0; i < cp_shared->max_pools; i++)
+	{
+		CpPoolInfo pool;
+
+		if (!contains(set, i) || !cp_pool_read(i, &pool))
+			continue;
+		cp_pool_reset_stats(i);
+		if (!set->all)
+		{
+			cp_statement_stats_reset(&pool.key);
+			cp_error_stats_reset(&pool.key);
+		}
+		tell_of_reset(i, &pool);
+	}
+}
+
 Datum
 conpool_reset_stats(PG_FUNCTION_ARGS)
 {
@@ -423,13 +466,7 @@ conpool_reset_stats(PG_FUNCTION_ARGS)
 	ListCell *cell;
 
 	foreach(cell, sets)
-	{
-		for (int i = 0; i < cp_shared->max_pools; i++)
-		{
-			if (contains(lfirst(cell), i))
-				cp_pool_reset_stats(i);
-		}
-	}
+		reset_stats_of(lfirst(cell));
 	PG_RETURN_VOID();
 }
 

@@ -25,10 +25,12 @@
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_user_mapping.h"
+#include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "common/hashfn.h"
 #include "foreign/foreign.h"
 #include "lib/ilist.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "parser/scansup.h"
 #include "utils/acl.h"
@@ -787,12 +789,40 @@ create_entry(MemoryContext parent, Oid role)
 	return entry;
 }
 
+/* Cuts a name, at a character's boundary, to so many bytes. */
+static void
+cut_name(char *name, int limit)
+{
+	name[pg_mbcliplen(name, (int) strlen(name), Max(limit, 0))] = '\0';
+}
+
+/*
+ * What the remote shows of a connection: whom it serves.  Of two names that are
+ * too long together each keeps half of the room, and what the other leaves.  It is
+ * the same for sessions and for the reader, being part of the fingerprint: when
+ * server or database get another name the connections are replaced.
+ */
+static char *
+name_for_remote(const CpTarget *target)
+{
+	static const char prefix[] = "conpool ";
+	char *database = get_database_name(target->key.database);
+	char *server = pstrdup(target->key.kind == CP_POOL_SERVER ? target->name : "");
+	int room = NAMEDATALEN - 1 - (int) strlen(prefix) - 1;
+
+	if (database == NULL)
+		database = pstrdup("");
+	cut_name(database, Max(room / 2, room - (int) strlen(server)));
+	cut_name(server, room - (int) strlen(database));
+	return psprintf("%s%s%s%s", prefix, database, server[0] != '\0' ? "/" : "", server);
+}
+
 static void
 finish_entry(Entry *entry)
 {
 	CpTarget *target = &entry->target;
 
-	cp_conninfo_finish(entry->info);
+	cp_conninfo_finish(entry->info, name_for_remote(target));
 	target->keywords = entry->info->keywords;
 	target->values = entry->info->values;
 	target->fingerprint = cp_conninfo_fingerprint(entry->info, target->key.trust);

@@ -25,6 +25,7 @@
 #include "net.h"
 #include "pgstat.h"
 #include "utils/memutils.h"
+#include "wait_events.h"
 
 #define VAULT_PATH PG_STAT_TMP_DIR "/conpool.vault"
 #define VAULT_BACKLOG 1024
@@ -171,7 +172,7 @@ pause_for(int ms, bool interruptible)
 		return;
 	}
 	events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms,
-					   CP_WAIT_EVENT);
+					   cp_wait_event(CP_WAIT_BROKER));
 	if (events & WL_LATCH_SET)
 	{
 		ResetLatch(MyLatch);
@@ -246,7 +247,7 @@ wait_interruptibly(int sock, CpTime deadline)
 			events = WaitLatchOrSocket(MyLatch,
 									   WL_LATCH_SET | WL_SOCKET_READABLE | WL_EXIT_ON_PM_DEATH |
 										   (timeout >= 0 ? WL_TIMEOUT : 0),
-									   sock, timeout, CP_WAIT_EVENT);
+									   sock, timeout, cp_wait_event(CP_WAIT_BROKER));
 			if (events & WL_LATCH_SET)
 			{
 				ResetLatch(MyLatch);
@@ -261,6 +262,18 @@ wait_interruptibly(int sock, CpTime deadline)
 	}
 	PG_END_TRY();
 	return (events & WL_SOCKET_READABLE) != 0;
+}
+
+/* The same without serving them, for whoever must not be interrupted. */
+static bool
+wait_stubbornly(int sock, CpTime deadline)
+{
+	bool begun;
+
+	pgstat_report_wait_start(cp_wait_event(CP_WAIT_BROKER));
+	begun = cp_net_poll(sock, POLLIN, deadline) != 0;
+	pgstat_report_wait_end();
+	return begun;
 }
 
 /* Receives exactly `size` bytes by the deadline. */
@@ -311,10 +324,12 @@ cp_vault_client_reply(int sock, int *fd, CpGreeting *greeting, CpTime deadline,
 	int received = -1;
 	bool begun;
 
-	if (deadline == 0 || !interruptible)
-		begun = cp_net_poll(sock, POLLIN, deadline) != 0;
-	else
+	if (deadline == 0)
+		begun = cp_net_poll(sock, POLLIN, 0) != 0;
+	else if (interruptible)
 		begun = wait_interruptibly(sock, deadline);
+	else
+		begun = wait_stubbornly(sock, deadline);
 	if (!begun && deadline == 0)
 		return CP_VAULT_PENDING;
 

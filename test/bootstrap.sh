@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sees to it that everything is there to build and test conpool.
 #
-#   test/bootstrap.sh [lint] [bench]
+#   test/bootstrap.sh [check] [lint] [bench]
 #
 # Touches nothing when nothing is missing. Else: root on Debian gets the
 # packages installed, everybody else is told the command and this fails.
@@ -54,6 +54,11 @@ if ! find_postgres; then
 fi
 for extra; do
     case $extra in
+        check)
+            need prometheus command -v prometheus
+            need prometheus-postgres-exporter command -v prometheus-postgres-exporter
+            need chromium command -v chromium
+            ;;
         lint)
             need clang-format command -v clang-format
             need clang-tidy command -v clang-tidy

@@ -30,7 +30,7 @@
 # a suite or a file that dies counts as one failure more.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-test/bootstrap.sh
+test/bootstrap.sh check
 source test/lib.sh
 
 SUITES=${SUITES:-regress isolation tap}

@@ -13,13 +13,13 @@ source test/lib.sh
 # own layer and of those below.
 LAYERS='
 conpool
-sql_* rows rows_json args
-query convert session_state lease borrow cache ddl
-broker upkeep dialer reader keep message
-pool pool_* leak deadlock
-remote adopt greeting net vault target conninfo ping hosts handover resolver
-shmem stats breaker
-guc options error compat clock
+sql_* rows rows_json args report report_* view_rows
+query convert session_state lease borrow cache ddl diagnose diagnose_*
+broker upkeep dialer reader keep message stats_file
+pool pool_* leak deadlock historian
+remote adopt greeting net vault target conninfo ping hosts handover resolver capacity probe
+shmem stats breaker statement_stats error_stats events history
+guc options error compat clock secret histogram wait_events
 '
 MAX_LINE=100
 findings=0

@@ -94,7 +94,12 @@ SELECT view, count(*) AS secrets FROM (
 	SELECT 'pools' AS view, v::text AS line FROM conpool.pools v
 	UNION ALL SELECT 'connections', v::text FROM conpool.connections v
 	UNION ALL SELECT 'leaks', v::text FROM conpool.leaks v
-	UNION ALL SELECT 'stat_pools', v::text FROM conpool.stat_pools v) AS lines
+	UNION ALL SELECT 'stat_pools', v::text FROM conpool.stat_pools v
+	UNION ALL SELECT 'stat_latency', v::text FROM conpool.stat_latency v
+	UNION ALL SELECT 'stat_history', v::text FROM conpool.stat_history v
+	UNION ALL SELECT 'stat_statements', v::text FROM conpool.stat_statements v
+	UNION ALL SELECT 'stat_errors', v::text FROM conpool.stat_errors v
+	UNION ALL SELECT 'events', v::text FROM conpool.events v) AS lines
  WHERE line ~ 'secret' GROUP BY view;
 
 SELECT test.at_rest();

@@ -34,8 +34,9 @@ SELECT count(DISTINCT pid) FROM generate_series(1, 5) g,
 SELECT size, idle, leased FROM conpool.pools
  WHERE server = 'query' AND database = current_database();
 
--- and always the application name of the pool
-SELECT * FROM conpool.query('remote', 'SHOW application_name') AS t(name text);
+-- and always the application name that says whom it serves
+SELECT replace(name, current_database(), 'DATABASE') AS name
+  FROM conpool.query('remote', 'SHOW application_name') AS t(name text);
 
 -- a column definition list is needed, in FROM
 SELECT conpool.query('remote', 'SELECT 1');

@@ -1,4 +1,4 @@
--- A database with version 1.0 of the extension works with this library, and is updated.
+-- A database with an older version of the extension works with this library, and is updated.
 SELECT current_database() AS test_database, host, port FROM test.remote \gset
 CREATE DATABASE regress_update TEMPLATE template0;
 \c regress_update
@@ -16,7 +16,10 @@ SELECT server, state, uses, encrypted, pid = pg_backend_pid() AS mine FROM conpo
 SELECT server, checkouts, connects, leaks, stats_reset <= now() AS since FROM conpool.stat_pools WHERE database = current_database();
 SELECT count(*) FROM conpool.leases WHERE database = current_database();
 SELECT count(*) FROM conpool.waiters WHERE database = current_database();
-SELECT count(*) FROM conpool.leaks WHERE database = current_database();
+ALTER SERVER s OPTIONS (ADD leak_threshold '1ms');
+SELECT conpool.exec('s', 'SELECT pg_sleep(0.1)');
+SELECT lease = :lease AS same, pid = pg_backend_pid() AS mine, holder, held_for > '0' AS held_for, sql, class FROM conpool.leaks WHERE database = current_database();
+ALTER SERVER s OPTIONS (DROP leak_threshold);
 SELECT conpool.pause('s');
 PREPARE pools AS SELECT server, size FROM conpool.pools WHERE database = current_database();
 EXECUTE pools;
@@ -43,6 +46,29 @@ SELECT conpool.pause('s'), conpool.resume('s');
 SELECT conpool.close_idle('s');
 SELECT conpool.exec('s', 'SELECT 1');
 SELECT bool_and(has_table_privilege('public', oid, 'SELECT')) AS public_selects FROM pg_class WHERE relnamespace = 'conpool'::regnamespace AND relkind = 'v';
+SELECT attrelid::regclass AS view, count(*) AS columns FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+ WHERE relnamespace = 'conpool'::regnamespace AND attnum > 0 GROUP BY 1 ORDER BY 1;
+SELECT conpool.checkout('s', 'session') AS lease \gset
+SELECT lease = :lease AS same, application_name, scope FROM conpool.leases WHERE database = current_database();
+
+-- what depends on a view that is dropped stops this update, too
+CREATE VIEW mine AS SELECT lease, sql FROM conpool.leases;
+\set SHOW_CONTEXT never
+ALTER EXTENSION conpool UPDATE TO '1.2';
+\set SHOW_CONTEXT errors
+DROP VIEW mine;
+ALTER EXTENSION conpool UPDATE;
+SELECT extversion FROM pg_extension WHERE extname = 'conpool';
+
+-- 1.2: the lease is still there, and what was counted
+SELECT conpool.exec(:lease, 'SELECT 1');
+EXECUTE pools;
+SELECT server, leak_action, leak_threshold FROM conpool.pools WHERE database = current_database();
+SELECT lease = :lease AS same, application_name, last_used > since AS last_used, leak FROM conpool.leases WHERE database = current_database();
+SELECT server, queries, remote_max > 0 AS remote_max, peak_leased FROM conpool.stat_pools WHERE database = current_database();
+SELECT kind, sum(count) > 0 AS measured FROM conpool.stat_latency WHERE database = current_database() GROUP BY kind ORDER BY kind;
+SELECT count(*) > 0 AS events FROM conpool.events WHERE database = current_database();
+SELECT conpool.checkin(:lease);
 
 DROP EXTENSION conpool CASCADE;
 \c :test_database

@@ -62,7 +62,7 @@ SET ROLE regress_bob;
 SELECT pg_temp.seen('pools');
 SELECT pg_temp.seen('stat_pools');
 SELECT pg_temp.seen('leases');
-SELECT server, sql FROM conpool.leases WHERE server IN ('views', 'views_public');
+SELECT server, sql, stack, query_id, application_name IS NOT NULL AS application_name FROM conpool.leases WHERE server IN ('views', 'views_public');
 SELECT server, state, remote_address, pid IS NOT NULL AS pid FROM conpool.connections WHERE server IN ('views', 'views_public') AND state = 'leased';
 SET ROLE regress_monitor;
 SELECT pg_temp.seen('pools');
@@ -83,10 +83,23 @@ RESET ROLE;
 ALTER SERVER views OPTIONS (ADD leak_threshold '1ms');
 SELECT conpool.checkout('views', 'session') AS lease \gset
 SELECT test.wait_until($$EXISTS (SELECT FROM conpool.leaks WHERE server = 'views' AND database = current_database())$$);
-SELECT lease = :lease AS same, pid = pg_backend_pid() AS mine, role, holder, held_for > '0' AS held_for, sql, class
+SELECT class, lease = :lease AS same, pid = pg_backend_pid() AS mine, role, holder, application_name, client_addr, held_for > '0' AS held_for, outcome, ended_at, sql
   FROM conpool.leaks WHERE server = 'views' AND database = current_database();
+SELECT leak, application_name, client_addr, running_since, last_used FROM conpool.leases WHERE lease = :lease;
+-- a statement on it: no leak for a moment
+ALTER SERVER views OPTIONS (SET leak_threshold '1s');
+SELECT conpool.exec('views', 'SELECT 1'), conpool.exec(:lease, 'SELECT pg_sleep(1)');
+SELECT leak, running_since, last_used > since AS last_used,
+	   (SELECT count(*) FROM conpool.leaks WHERE server = 'views' AND database = current_database()) AS leaks
+  FROM conpool.leases WHERE lease = :lease;
+-- told of by the broker, and when it is over
+SELECT test.wait_until($$(SELECT leaks = 1 FROM conpool.stat_pools WHERE server = 'views' AND role = 'postgres' AND database = current_database())$$);
+SELECT leaks_idle + leaks_idle_in_transaction + leaks_busy AS leaks, leaks_abandoned FROM conpool.stat_pools
+ WHERE server = 'views' AND role = 'postgres' AND database = current_database();
 SELECT conpool.checkin(:lease);
-SELECT count(*) FROM conpool.leaks WHERE server = 'views' AND database = current_database();
+SELECT lease = :lease AS same, pid = pg_backend_pid() AS mine, role, holder, application_name, client_addr, outcome,
+	   ended_at = since + held_for AS ended_at, sql
+  FROM conpool.leaks WHERE server = 'views' AND database = current_database();
 
 SELECT test.at_rest();
 DROP SERVER views CASCADE;

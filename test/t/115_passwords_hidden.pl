@@ -70,6 +70,8 @@ say_all($session, q{SELECT conpool.checkout('one', 'session');});
 like(say_all($other, q{SELECT conpool.checkout('one', 'session', '1ms');}),
 	qr/ERROR:  53300/, 'a timeout');
 wait_for($local, 'SELECT count(*) = 2 FROM conpool.leaks', 'the leases leak');
+# the log tells of the end only of what it has told of
+$local->wait_for_log(qr/connection of pool "$_.*" leaked/) for qw(host= one);
 foreach my $view (qw(pools connections leases waiters leaks stat_pools))
 {
 	unlike(say_all($other, "SELECT * FROM conpool.$view;"), qr/ERROR/, "view $view");

@@ -97,7 +97,7 @@ sub no_own_sessions
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	wait_for(
 		$local,
-		q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'conpool'},
+		q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'conpool %'},
 		$what);
 	return;
 }

@@ -41,9 +41,15 @@ my %call = (
 	checkin => [q{SELECT conpool.checkin(1)}],
 	reset_stats => [q{SELECT conpool.reset_stats()}],
 	reclaim => [q{SELECT conpool.reclaim(1)}],
-	recommended_size => [q{SELECT conpool.recommended_size(4)}]);
+	recommended_size => [q{SELECT conpool.recommended_size(4)}],
+	blocking_pids => [q{SELECT conpool.blocking_pids(1)}],
+	histogram => [q{SELECT conpool.histogram('remote')}],
+	check_histogram => [q{SELECT conpool.check_histogram('remote', 'wait')}],
+	report => [q{SELECT conpool.report()}],
+	stat_statements_evictions => [q{SELECT conpool.stat_statements_evictions()}]);
 $call{"get_$_"} = ["SELECT * FROM conpool.$_"]
-  foreach qw(pools connections leases waiters leaks stat_pools);
+  foreach qw(pools connections leases waiters leaks stat_pools stat_latency
+  stat_history stat_statements stat_errors events);
 $call{$_} = ["SELECT conpool.$_('remote')"]
   foreach qw(pause resume reconnect warm close_idle);
 
@@ -54,7 +60,8 @@ my $functions = WireClient->new($local)->query(
 foreach my $row (@$functions)
 {
 	my ($name, $count) = @$row;
-	next if $name eq 'fdw_validator';    # it has nothing to complain of
+	# they have nothing to complain of; what diagnose() says is tested elsewhere
+	next if $name eq 'fdw_validator' || $name eq 'diagnose';
 	is(scalar @{ $call{$name} // [] }, $count, "$name: each form is tried");
 	foreach my $sql (@{ $call{$name} // [] })
 	{

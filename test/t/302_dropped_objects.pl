@@ -1,6 +1,6 @@
 # Pools go with what they are made of: database, server, user mapping, role,
 # extension. Their connections are closed, leased ones when they come back. A
-# DROP that is rolled back changes nothing; neither does a new name.
+# DROP that is rolled back changes nothing; with a new name the pool goes on.
 use strict;
 use warnings;
 
@@ -204,11 +204,17 @@ is(pids(q{server = 'kept'}), $pids{kept}, 'a DROP that is rolled back closes not
 $kept = pool(q{server = 'kept'});
 like($kept, qr/ 2 checkouts, 2 connects/, 'and forgets nothing');
 
+# Its name is in what the remote sees of the connections, so they are replaced.
+my ($since) = $kept =~ /(since .*)/;
 run(q{ALTER SERVER kept RENAME TO renamed}, $other);
-wait_for_pool($local, 'renamed', 'idle = 2 AND NOT dropped');
-is(pool(q{server = 'renamed'}), $kept, 'a server with a new name has its connections and counters');
+wait_for($remote, q{SELECT array_agg(DISTINCT application_name::text) = '{conpool postgres/renamed}'
+	AND count(*) = 2 FROM pg_stat_activity WHERE application_name ~ '^conpool postgres/(kept|renamed)$'},
+	'a server with a new name has connections of that name');
+wait_for_pool($local, 'renamed', 'idle = 2 AND size = 2 AND NOT dropped');
+like(pool(q{server = 'renamed'}), qr/: 2 checkouts, 4 connects \Q$since\E$/, 'and its counters');
 is(pool(q{server = 'kept'}), ': no pool', 'its old name is forgotten');
+my $renamed = pids(q{server = 'renamed'});
 run(q{SELECT conpool.exec('renamed', 'SELECT 1')});
-like(pool(q{server = 'renamed'}), qr/^$pids{kept}: 3 checkouts, 2 connects/, 'and goes on with both');
+like(pool(q{server = 'renamed'}), qr/^$renamed: 3 checkouts, 4 connects/, 'and goes on with both');
 
 done_testing();

@@ -119,7 +119,7 @@ foreach my $case (
 	[
 		"ALTER USER MAPPING FOR postgres SERVER one
 			OPTIONS (SET user 'regress_remote_two', SET password 'two-secret')",
-		'conpool', 'regress_remote_two'
+		'conpool postgres/one', 'regress_remote_two'
 	])
 {
 	my ($statement, $name, $role) = @$case;
@@ -136,14 +136,14 @@ foreach my $case (
 	isnt($second[2], $first[2], '... which is not the one it had before');
 	is(pool('one', 'unshared, leased, idle'), '1|1|3', '... and not shared');
 	my @others = who($other, q{'one'});
-	is("@others[0, 1]", 'conpool regress_remote', '... others see nothing of it');
+	is("@others[0, 1]", 'conpool postgres/one regress_remote', '... others see nothing of it');
 	is(common([ $others[2] ], \@old), 1, '... and have their connections');
 
 	run($writer, 'ROLLBACK');
 	wait_for_pool($local, 'one', 'size = 3 AND idle = 3', "$what, rolled back: it is gone");
 	is("@{[pids('one')]}", "@old", '... and the connections are the old ones');
 	my @own = who($writer, q{'one'});
-	is("@own[0, 1]", 'conpool regress_remote', '... for the session that wrote it, too');
+	is("@own[0, 1]", 'conpool postgres/one regress_remote', '... for the session that wrote it, too');
 	is(common([ $own[2] ], \@old), 1, '... on an old connection');
 	is(fallen(\@before, [ counters($other, 'one') ]), '', '... and the counters go on');
 }
@@ -161,7 +161,7 @@ run($writer, 'BEGIN', 'SAVEPOINT s', q{ALTER SERVER one OPTIONS (ADD application
 is((who($writer, q{'one'}))[0], 'changed', 'ALTER in a savepoint');
 run($writer, 'ROLLBACK TO s');
 my @who = who($writer, q{'one'});
-is($who[0], 'conpool', '... which is rolled back');
+is($who[0], 'conpool postgres/one', '... which is rolled back');
 is(common([ $who[2] ], \@old), 1, '... an old connection again');
 run($writer, 'COMMIT');
 

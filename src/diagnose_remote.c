@@ -1,0 +1,760 @@
+/*
+ * diagnose_remote.c
+ *		The steps of a diagnosis that talk with the remote: reaching it, a login,
+ *		what the connection is like, and a query through the pool.
+ *
+ * Runs in client backends, called by diagnose.c.  Serves interrupts in every step,
+ * and has a time limit for each.  Must leave no lease, socket or lock behind.
+ *
+ * The login is no business of the pool, whose breaker and ceilings would be in its
+ * way just when it is needed.  So that even many sessions together exceed what a
+ * remote was promised by no more than one connection, a lock sees to it that one
+ * session at a time has one.
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "cache.h"
+#include "conninfo.h"
+#include "diagnose_internal.h"
+#include "error.h"
+#include "lease.h"
+#include "message.h"
+#include "probe.h"
+
+/* the limit of looking names up, milliseconds */
+#define NAMES_TIMEOUT 5000
+/* how long to wait for the remote's end of file, milliseconds */
+#define EOF_TIMEOUT 200
+/* empty statements of which the median is the round trip time */
+#define ROUND_TRIPS 5
+/* columns of a statement's first row that are looked at */
+#define MAX_COLUMNS 2
+/* tells our advisory lock from those of users, who have 1 and 2 */
+#define LOCK_CLASS 0xC0D1
+
+/* The first row of what a statement has returned, or why there is none. */
+typedef struct Answer
+{
+	bool is_lost; /* or not answered in time: the connection is of no use */
+	const char *error;
+	char *values[MAX_COLUMNS]; /* NULL = not there */
+} Answer;
+
+static char *
+ms(CpTime us)
+{
+	return psprintf(_("%.1f ms"), us / 1000.0);
+}
+
+/* When the time of a step that begins now is over. */
+static CpTime
+step_deadline(const CpDiagnosis *d)
+{
+	return cp_deadline(cp_now(), d->timeout);
+}
+
+/* ---- reaching the remote ---- */
+
+static int
+count_names(const CpDiagnosis *d)
+{
+	int n = 0;
+
+	for (int i = 0; i < d->nhosts; i++)
+		n += cp_host_is_name(&d->hosts[i]);
+	return n;
+}
+
+/* Entries with an address each, of hosts and of what was found for names. */
+static void
+make_entries(CpDiagnosis *d, const CpProbedName *names)
+{
+	int limit = CP_MAX_HOSTS / Max(d->nhosts, 1);
+
+	d->entries = palloc0(CP_MAX_HOSTS * sizeof(CpHost));
+	for (int i = 0; i < d->nhosts; i++)
+	{
+		if (!cp_host_is_name(&d->hosts[i]))
+		{
+			d->entries[d->nentries++] = d->hosts[i];
+			continue;
+		}
+		for (int j = 0; j < Min(names->count, limit); j++)
+		{
+			d->entries[d->nentries] = d->hosts[i];
+			d->entries[d->nentries++].hostaddr = names->addresses[j];
+		}
+		names++;
+	}
+}
+
+static void
+report_names(CpDiagnosis *d, const CpProbedName *names, int n)
+{
+	StringInfoData detail;
+	int failed = 0;
+
+	initStringInfo(&detail);
+	for (int i = 0; i < n; i++)
+	{
+		appendStringInfo(&detail, "%s\"%s\": ", i > 0 ? "; " : "", names[i].name);
+		for (int j = 0; j < names[i].count; j++)
+			appendStringInfo(&detail, "%s%s", j > 0 ? ", " : "", names[i].addresses[j]);
+		if (names[i].count == 0)
+			appendStringInfoString(&detail, names[i].error);
+		failed += names[i].count == 0;
+		d->is_name_stuck = d->is_name_stuck || names[i].is_stuck;
+		appendStringInfo(&detail, " (%s)", ms(names[i].taken));
+	}
+	cp_step_find(d, CP_STEP_NAMES, d->nentries > 0, detail.data,
+				 failed == 0 ? NULL :
+							   _("Check option host, and the resolver of this machine "
+								 "(/etc/resolv.conf, /etc/hosts); with option hostaddr no name is "
+								 "looked up."));
+}
+
+void
+cp_diagnose_names(CpDiagnosis *d)
+{
+	CpProbedName *names;
+	int n = 0;
+
+	d->nhosts = Max(cp_hosts_split(d->target->keywords, d->target->values, &d->hosts), 0);
+	if (d->nhosts == 0)
+	{
+		cp_step_pass(d, CP_STEP_NAMES,
+					 _("left to libpq: a service file, or lists that do not match"));
+		return;
+	}
+	names = palloc0(Max(count_names(d), 1) * sizeof(CpProbedName));
+	for (int i = 0; i < d->nhosts; i++)
+	{
+		if (cp_host_is_name(&d->hosts[i]))
+			names[n++].name = d->hosts[i].host;
+	}
+	if (n > 0)
+		cp_probe_names(names, n, cp_deadline(cp_now(), Min(NAMES_TIMEOUT, d->timeout)));
+	make_entries(d, names);
+	if (n > 0)
+		report_names(d, names, n);
+	else
+		cp_step_pass(d, CP_STEP_NAMES, _("there is no name to look up"));
+}
+
+/* Keeps those that can be connected to; the time is shared among all of them. */
+void
+cp_diagnose_tcp(CpDiagnosis *d)
+{
+	CpTime deadline = step_deadline(d);
+	StringInfoData detail;
+	int reached = 0;
+	int n = d->nentries;
+
+	if (n == 0)
+	{
+		cp_step_pass(d, CP_STEP_TCP, _("left to libpq"));
+		return;
+	}
+	initStringInfo(&detail);
+	for (int i = 0; i < n; i++)
+	{
+		CpHost *entry = &d->entries[i];
+		CpTime now = cp_now();
+		CpTime taken = 0;
+		const char *error;
+
+		error = cp_probe_connect(entry, now + Max(deadline - now, 0) / (n - i), &taken);
+		appendStringInfo(&detail, "%s%s: ", i > 0 ? "; " : "", cp_probe_describe(entry));
+		if (error != NULL)
+			appendStringInfo(&detail, _("%s after %s"), error, ms(taken));
+		else
+		{
+			appendStringInfo(&detail, _("connected in %s"), ms(taken));
+			d->entries[reached++] = *entry;
+		}
+	}
+	d->nentries = reached;
+	cp_step_find(d, CP_STEP_TCP, reached > 0, detail.data,
+				 reached == n ? NULL :
+								_("Check options host and port, that the remote runs and listens "
+								  "there (its listen_addresses and port), and firewalls between; "
+								  "the limit is option connect_timeout."));
+}
+
+/* ---- a connection of our own ---- */
+
+/* One session at a time has one for the same server. */
+static bool
+lock_login(CpDiagnosis *d)
+{
+	struct
+	{
+		Oid server;
+		CpFingerprint conninfo;
+	} what;
+	uint64 hash;
+
+	memset(&what, 0, sizeof(what));
+	what.server = d->key.server;
+	what.conninfo = d->key.conninfo;
+	hash = hash_bytes_extended((const unsigned char *) &what, sizeof(what), 0);
+	SET_LOCKTAG_ADVISORY(d->lock, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, LOCK_CLASS);
+	/* for the session, since it outlives the step's subtransaction */
+	d->is_locked = LockAcquire(&d->lock, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+	return d->is_locked;
+}
+
+/* Ends the connection if there is one; nothing else is left of it. */
+void
+cp_diagnosis_end_login(CpDiagnosis *d)
+{
+	CpRemote *remote = d->remote;
+
+	d->remote = NULL;
+	if (remote != NULL)
+		cp_remote_await_eof(cp_remote_end(remote), cp_deadline(cp_now(), EOF_TIMEOUT));
+	if (d->is_locked)
+		LockRelease(&d->lock, ExclusiveLock, true);
+	d->is_locked = false;
+}
+
+/* Begins to connect; if there are too few descriptors, with those of the cache. */
+static const char *
+start_login(CpDiagnosis *d)
+{
+	const char *const *keywords = d->target->keywords;
+	const char *const *values = d->target->values;
+	const char **new_keywords;
+	const char **new_values;
+	const char *error = NULL;
+
+	if (d->nentries > 0)
+	{
+		cp_hosts_join(keywords, values, d->entries, d->nentries, NULL, &new_keywords,
+					  &new_values);
+		keywords = new_keywords;
+		values = new_values;
+	}
+	d->remote = cp_remote_start(keywords, values, &error);
+	if (d->remote == NULL)
+	{
+		cp_cache_drop_all();
+		d->remote = cp_remote_start(keywords, values, &error);
+	}
+	return d->remote == NULL ? error : NULL;
+}
+
+/* Whose options are to be changed, as the beginning of a command. */
+static char *
+alter_command(const CpDiagnosis *d, bool mapping)
+{
+	if (d->is_conninfo)
+		return _("the connection string");
+	if (mapping)
+		return psprintf("ALTER USER MAPPING FOR %s SERVER %s OPTIONS (SET ...)",
+						OidIsValid(d->key.role) ?
+							quote_identifier(GetUserNameFromId(d->key.role, false)) :
+							"PUBLIC",
+						quote_identifier(d->remote_server->servername));
+	return psprintf("ALTER SERVER %s OPTIONS (SET ...)",
+					quote_identifier(d->remote_server->servername));
+}
+
+static const char *
+hint_for_login(const CpDiagnosis *d, CpFailure what, int sqlstate)
+{
+	if (sqlstate == ERRCODE_INVALID_PASSWORD)
+		return psprintf(_("Check user and password: %s."), alter_command(d, true));
+	if (what == CP_FAILURE_LOGIN)
+		return psprintf(_("Check pg_hba.conf of the remote, and the user: %s."),
+						alter_command(d, true));
+	if (what == CP_FAILURE_ROOM)
+		return _("The remote has no room: see its max_connections, and the CONNECTION LIMIT of "
+				 "its role and database.");
+	if (sqlstate == ERRCODE_UNDEFINED_DATABASE)
+		return psprintf(_("Check option dbname: %s."), alter_command(d, false));
+	if (sqlstate == ERRCODE_CANNOT_CONNECT_NOW)
+		return _("The remote is starting or shutting down: see its log.");
+	return psprintf(_("See the log of the remote, and the options: %s."), alter_command(d, false));
+}
+
+static void
+report_login_failure(CpDiagnosis *d, bool timed_out)
+{
+	int sqlstate;
+	char *message;
+	CpFailure what = cp_message_connect_failure(d->remote, timed_out, &sqlstate, &message);
+
+	if (sqlstate != 0)
+		message = psprintf(_("%s (SQLSTATE %s)"), message, unpack_sql_state(sqlstate));
+	if (timed_out)
+		cp_step_fail(d, CP_STEP_LOGIN,
+					 psprintf(_("no answer within %d ms: %s"), d->timeout, message),
+					 _("See option connect_timeout, and whether the remote is overloaded or is no "
+					   "PostgreSQL server."));
+	else
+		cp_step_fail(d, CP_STEP_LOGIN, message, hint_for_login(d, what, sqlstate));
+}
+
+static const char *
+describe_authentication(const CpRemote *remote)
+{
+	if (remote->used_password)
+		return _("a password was asked for");
+	if (PQgssEncInUse(remote->conn))
+		return _("no password was asked for (GSSAPI)");
+	return _("no password was asked for (trust, peer, ident, a certificate or GSSAPI)");
+}
+
+static void
+report_login(CpDiagnosis *d, CpTime taken)
+{
+	const char *version = PQparameterStatus(d->remote->conn, "server_version");
+	char address[CP_ADDRESS_LEN];
+
+	cp_remote_address(d->remote, address, sizeof(address));
+	cp_step_pass(d, CP_STEP_LOGIN,
+				 psprintf(_("logged in at %s in %s; PostgreSQL %s; %s"), address, ms(taken),
+						  version != NULL ? version : _("of unknown version"),
+						  describe_authentication(d->remote)));
+}
+
+/*
+ * The server's own identity is not lent to users: without a password the connection
+ * would be refused, and nothing is learned from it here either.
+ */
+static bool
+password_is_lacking(CpDiagnosis *d)
+{
+	if (!d->target->password_required || d->remote->used_password)
+		return false;
+	cp_step_fail(d, CP_STEP_LOGIN,
+				 _("the remote did not ask for a password, as it must for a non-superuser"),
+				 _("Change the remote's authentication method in its pg_hba.conf, or have a "
+				   "superuser set password_required to false in the user mapping."));
+	return true;
+}
+
+void
+cp_diagnose_login(CpDiagnosis *d)
+{
+	CpTime start = cp_now();
+	CpTime deadline = step_deadline(d);
+	const char *error;
+
+	if (!lock_login(d))
+	{
+		cp_step_not_tried(d, CP_STEP_LOGIN,
+						  _("another session is diagnosing this server just now"));
+		return;
+	}
+	error = start_login(d);
+	if (error != NULL)
+	{
+		cp_step_fail(d, CP_STEP_LOGIN, error,
+					 _("Raise the server's max_files_per_process or its limit of open files."));
+		return;
+	}
+	d->connected = cp_remote_finish_connect(d->remote, deadline);
+	if (d->connected == CP_CONNECT_FAILED || d->connected == CP_CONNECT_TIMEOUT)
+		report_login_failure(d, d->connected == CP_CONNECT_TIMEOUT);
+	else if (!password_is_lacking(d))
+		report_login(d, cp_now() - start);
+}
+
+/* ---- what the connection is like ---- */
+
+static const char *
+describe_encryption(CpRemote *remote)
+{
+	const char *version;
+
+	if (PQgssEncInUse(remote->conn))
+		return _("encrypted by GSSAPI");
+	if (!PQsslInUse(remote->conn))
+		return _("not encrypted");
+	version = PQsslAttribute(remote->conn, "protocol");
+	return psprintf(_("encrypted by %s"), version != NULL ? version : "TLS");
+}
+
+/* NULL: it can be shared. */
+static const char *
+why_unshared(const CpDiagnosis *d)
+{
+	if (d->remote->encrypted)
+		return _("an encrypted session lives in one process");
+	if (d->connected == CP_CONNECT_NO_GREETING)
+		return _("what the remote says at the beginning of a session cannot be passed on");
+	if (d->is_uncommitted)
+		return _("its options are of this transaction, which has not been committed");
+	if (cp_shmem_broker_epoch() == 0)
+		return _("the broker is not running");
+	return NULL;
+}
+
+/* What libpq was told, or goes by. */
+static char *
+describe_sslmode(const CpDiagnosis *d)
+{
+	const char *given = cp_diagnosis_option(d, "sslmode");
+	const char *fallback = getenv("PGSSLMODE");
+
+	if (given != NULL)
+		return psprintf(_("sslmode is \"%s\""), given);
+	if (fallback != NULL && fallback[0] != '\0')
+		return psprintf(_("sslmode is \"%s\", by the server's environment"), fallback);
+	return pstrdup(_("sslmode is not set, and so \"prefer\""));
+}
+
+void
+cp_diagnose_encryption(CpDiagnosis *d)
+{
+	const char *why = why_unshared(d);
+	const char *hint = NULL;
+
+	if (d->remote->encrypted)
+		hint = psprintf(_("Every lease opens a connection of its own. Where the network may be "
+						  "trusted, sslmode 'disable' and gssencmode 'disable' let connections "
+						  "be shared: %s."),
+						alter_command(d, false));
+	cp_step_find(d, CP_STEP_ENCRYPTION, true,
+				 psprintf("%s; %s; %s", describe_encryption(d->remote), describe_sslmode(d),
+						  why == NULL ? _("connections are shared") :
+										psprintf(_("connections are not shared: %s"), why)),
+				 hint);
+}
+
+/* ---- statements ---- */
+
+/*
+ * Waits until libpq can go on; false if the deadline has passed.  Bytes that the
+ * TLS library holds would not be seen on the socket.
+ */
+static bool
+await_result(CpRemote *remote, CpTime deadline)
+{
+	while (PQisBusy(remote->conn) && PQconsumeInput(remote->conn) && PQisBusy(remote->conn))
+	{
+		int events;
+
+		if (cp_now() >= deadline)
+			return false;
+		events = cp_remote_wait(remote, WL_SOCKET_READABLE, deadline);
+		if (events & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+		}
+	}
+	return true;
+}
+
+static void
+take_values(Answer *answer, const PGresult *result)
+{
+	for (int i = 0; i < Min(PQnfields(result), MAX_COLUMNS); i++)
+	{
+		if (!PQgetisnull(result, 0, i))
+			answer->values[i] = pstrdup(PQgetvalue(result, 0, i));
+	}
+}
+
+/* Notes what a result says; false if there is no safe way past it. */
+static bool
+take_result(Answer *answer, PGconn *conn, const PGresult *result)
+{
+	switch (PQresultStatus(result))
+	{
+		case PGRES_SINGLE_TUPLE:
+		case PGRES_TUPLES_OK:
+			if (answer->values[0] == NULL && PQntuples(result) > 0)
+				take_values(answer, result);
+			return true;
+		case PGRES_EMPTY_QUERY:
+		case PGRES_COMMAND_OK:
+			return true;
+		case PGRES_FATAL_ERROR:
+			answer->error = cp_message_why_lost(conn, result);
+			return cp_message_is_servers(result);
+		default:
+			answer->error = _("the remote answered with something that was not asked for");
+			return false;
+	}
+}
+
+/* Runs a statement; serves interrupts. */
+static Answer
+run(CpRemote *remote, const char *sql, CpTime deadline)
+{
+	Answer answer = {0};
+	PGresult *result;
+	bool goes_on = cp_remote_send(remote, sql, -1, NULL, NULL);
+
+	if (!goes_on)
+		answer.error = cp_message_why_lost(remote->conn, NULL);
+	while (goes_on)
+	{
+		if (!await_result(remote, deadline))
+		{
+			answer.error = _("no answer in time");
+			break;
+		}
+		result = PQgetResult(remote->conn);
+		if (result == NULL)
+			break;
+		goes_on = take_result(&answer, remote->conn, result);
+		PQclear(result);
+	}
+	answer.is_lost = !goes_on || PQstatus(remote->conn) != CONNECTION_OK ||
+		PQtransactionStatus(remote->conn) != PQTRANS_IDLE;
+	if (answer.is_lost && answer.error == NULL)
+		answer.error = cp_message_why_lost(remote->conn, NULL);
+	return answer;
+}
+
+static int
+compare_times(const void *a, const void *b)
+{
+	CpTime x = *(const CpTime *) a;
+	CpTime y = *(const CpTime *) b;
+
+	return (x > y) - (x < y);
+}
+
+void
+cp_diagnose_round_trip(CpDiagnosis *d)
+{
+	CpTime deadline = step_deadline(d);
+	CpTime times[ROUND_TRIPS];
+	CpTime median;
+
+	for (int i = 0; i < ROUND_TRIPS; i++)
+	{
+		CpTime start = cp_now();
+		Answer answer = run(d->remote, "", deadline);
+
+		if (answer.error != NULL)
+		{
+			cp_step_fail(d, CP_STEP_ROUND_TRIP, answer.error,
+						 _("See the log of the remote, and whether it is overloaded."));
+			return;
+		}
+		times[i] = cp_now() - start;
+	}
+	qsort(times, ROUND_TRIPS, sizeof(CpTime), compare_times);
+	median = times[ROUND_TRIPS / 2];
+	cp_step_pass(d, CP_STEP_ROUND_TRIP,
+				 psprintf(_("%.3f ms, the median of %d empty statements (%.3f to %.3f ms)"),
+						  median / 1000.0, ROUND_TRIPS, times[0] / 1000.0,
+						  times[ROUND_TRIPS - 1] / 1000.0));
+}
+
+/* ---- the remote's limit ---- */
+
+/* What all pools of the server may open together; *pools: how many there are. */
+static int64
+sum_of_ceilings(const CpDiagnosis *d, int *pools)
+{
+	const CpPoolOptions *options = &d->target->options;
+	CpPoolInfo *info = palloc(sizeof(CpPoolInfo));
+	int64 sum = options->max_size;
+
+	*pools = 1;
+	for (int i = 0; d->key.kind == CP_POOL_SERVER && i < cp_shared->max_pools; i++)
+	{
+		if (i == CP_OVERFLOW_POOL || !cp_pool_read(i, info) ||
+			info->key.database != d->key.database || info->key.server != d->key.server ||
+			memcmp(&info->key, &d->key, sizeof(CpPoolKey)) == 0)
+			continue;
+		sum += info->options.max_size;
+		(*pools)++;
+	}
+	return options->max_server_size > 0 ? Min(sum, options->max_server_size) : sum;
+}
+
+static void
+compare_limits(CpDiagnosis *d, int max_connections, int reserved)
+{
+	const CpPoolOptions *options = &d->target->options;
+	int pools;
+	int64 ceiling = sum_of_ceilings(d, &pools);
+	StringInfoData detail;
+	const char *hint = NULL;
+
+	initStringInfo(&detail);
+	appendStringInfo(&detail,
+					 _("max_connections is %d there, superuser_reserved_connections %d: that "
+					   "leaves %d; max_size is %d"),
+					 max_connections, reserved, d->capacity, options->max_size);
+	if (options->max_server_size > 0)
+		appendStringInfo(&detail, _(", max_server_size %d"), options->max_server_size);
+	appendStringInfo(&detail, _("; all pools of this server (%d) may have " INT64_FORMAT), pools,
+					 ceiling);
+	if (ceiling > d->capacity)
+		hint = psprintf(_("Lower max_size, set max_server_size to %d at most, or raise "
+						  "max_connections of the remote."),
+						d->capacity);
+	cp_step_find(d, CP_STEP_CAPACITY, hint == NULL, detail.data, hint);
+}
+
+/* Whatever the remote says: a number of connections, or -1. */
+static int
+read_number(const char *text)
+{
+	char *end;
+	long value;
+
+	if (text == NULL)
+		return -1;
+	errno = 0;
+	value = strtol(text, &end, 10);
+	return errno == 0 && end != text && *end == '\0' && value >= 0 && value <= INT_MAX / 2 ?
+		(int) value :
+		-1;
+}
+
+void
+cp_diagnose_capacity(CpDiagnosis *d)
+{
+	Answer answer = run(d->remote,
+						"SELECT pg_catalog.current_setting('max_connections'), "
+						"pg_catalog.current_setting('superuser_reserved_connections')",
+						step_deadline(d));
+	int max_connections = read_number(answer.values[0]);
+	int reserved = read_number(answer.values[1]);
+
+	if (answer.error == NULL && (max_connections < 0 || reserved < 0))
+		answer.error = _("the remote gave no numbers");
+	if (answer.error != NULL)
+	{
+		cp_step_fail(d, CP_STEP_CAPACITY, answer.error,
+					 _("The remote may be a pooler or no PostgreSQL server: compare its limit with "
+					   "max_size and max_server_size yourself."));
+		return;
+	}
+	d->capacity = Max(max_connections - reserved, 0);
+	compare_limits(d, max_connections, reserved);
+}
+
+/* Tells the pool, unless it was somewhere else that we connected to. */
+void
+cp_diagnosis_note_capacity(const CpDiagnosis *d)
+{
+	CpPoolInfo *info = palloc(sizeof(CpPoolInfo));
+	int pool;
+
+	if (d->capacity > 0 && !d->is_uncommitted && cp_diagnosis_read_pool(d, &pool, info))
+		cp_pool_set_remote_limit(pool, info->generation, d->capacity);
+}
+
+/* ---- a query through the pool ---- */
+
+/* Why nothing is to be learned from it, or NULL. */
+static const char *
+why_no_query(const CpDiagnosis *d)
+{
+	CpPoolInfo *info = palloc0(sizeof(CpPoolInfo));
+	int pool;
+	bool has_pool = cp_diagnosis_read_pool(d, &pool, info);
+
+	if (has_pool && info->paused)
+		return _("the pool is paused");
+	if (d->is_name_stuck)
+		return _("a name server does not answer, and a new connection would wait for it");
+	if (!cp_step_has_failed(d, CP_STEP_NAMES) && !cp_step_has_failed(d, CP_STEP_TCP) &&
+		!cp_step_has_failed(d, CP_STEP_LOGIN))
+		return NULL;
+	if (!has_pool || info->counts[CP_SLOT_IDLE] + info->counts[CP_SLOT_VALIDATING] == 0)
+		return _("no connection can be opened, and the pool has none that is idle");
+	return NULL;
+}
+
+/* How long to wait for a connection of the pool, milliseconds. */
+static int
+checkout_timeout(const CpDiagnosis *d, const CpTarget *target)
+{
+	int timeout = target->options.checkout_timeout;
+
+	return timeout > 0 ? Min(timeout, d->timeout) : d->timeout;
+}
+
+/* Was the lease's connection there before that instant? */
+static bool
+was_idle(const CpLease *lease, CpTime since)
+{
+	CpSlotInfo *slot = palloc(sizeof(CpSlotInfo));
+
+	return cp_slot_read(lease->slot, slot) && slot->opened_at < since;
+}
+
+/* Runs the statement; an error ends the lease with the subtransaction. */
+static Answer
+run_on_lease(CpDiagnosis *d, CpLease *lease)
+{
+	Answer answer;
+
+	lease->dirty = true;
+	if (!cp_lease_statement_begins(lease))
+		ereport(ERROR,
+				(errcode(CP_ERRCODE_NOT_YOUR_LEASE),
+				 errmsg("the lease was taken away before it was used")));
+	lease->usage.queries++;
+	answer = run(lease->remote, "SELECT 1", step_deadline(d));
+	if (answer.is_lost)
+		ereport(ERROR,
+				(errcode(CP_ERRCODE_LOST),
+				 errmsg_internal("%s", answer.error),
+				 errhint("See the log of the remote, and whether it is overloaded.")));
+	lease->usage.rows++;
+	if (answer.error != NULL)
+		lease->usage.query_errors++;
+	else
+		lease->dirty = cp_remote_changes(lease->remote) != 0;
+	cp_lease_statement_ends(lease);
+	return answer;
+}
+
+/*
+ * As conpool.query would, but with a lease of its own, whatever pool_mode is: one
+ * that this transaction shares is not touched.
+ */
+void
+cp_diagnose_query(CpDiagnosis *d)
+{
+	const char *why;
+	CpTime start;
+	CpTime obtained;
+	CpLease *lease;
+	Answer answer;
+	bool idle;
+
+	cp_diagnosis_end_login(d);
+	why = why_no_query(d);
+	if (why != NULL)
+	{
+		cp_step_not_tried(d, CP_STEP_QUERY, why);
+		return;
+	}
+	start = cp_now();
+	lease = cp_lease_checkout(d->text, CP_SCOPE_STATEMENT, false,
+							  checkout_timeout(d, d->target));
+	obtained = cp_now();
+	idle = was_idle(lease, start);
+	answer = run_on_lease(d, lease);
+	cp_lease_checkin(lease);
+	if (answer.error == NULL && (answer.values[0] == NULL || strcmp(answer.values[0], "1") != 0))
+		answer.error = _("the remote answered something else than 1");
+	if (answer.error != NULL)
+		cp_step_fail(d, CP_STEP_QUERY, answer.error, _("See the log of the remote."));
+	else
+		cp_step_pass(d, CP_STEP_QUERY,
+					 psprintf(_("SELECT 1 came back in %s, of which getting the connection took "
+								"%s; it was %s"),
+							  ms(cp_now() - start), ms(obtained - start),
+							  idle ? _("an idle one") : _("a new one")));
+}
