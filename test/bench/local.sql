@@ -15,6 +15,7 @@ CREATE EXTENSION conpool;
 CREATE TEMP TABLE contestant (peer name, wrapper name, port int, extra text);
 INSERT INTO contestant VALUES
   ('conpool', 'conpool', :remote_port, ', max_size ''8'''),
+  ('conpool_untracked', 'conpool', :remote_port, ', max_size ''8'''),
   ('conpool_always', 'conpool', :remote_port, ', max_size ''8'', reset ''always'''),
   ('dblink_call', 'dblink_fdw', :remote_port, ''),
   ('dblink_open', 'dblink_fdw', :remote_port, ''),

@@ -11,7 +11,8 @@
 #   a8 a64   select 1, 8 and 64 sessions; b8 b64 the lookup; c8 c64 both
 #   d        500,000 rows of (int, text, numeric, timestamptz), one session
 # PEERS, who is measured:
-#   conpool, conpool_always (reset 'always'), both with 8 connections;
+#   conpool, conpool_untracked (conpool.track off), conpool_always (reset
+#   'always'), each with 8 connections;
 #   dblink_call (connects for each call), dblink_open (kept open, one per
 #   session), dblink_pgbouncer (kept open, to a PgBouncer with 8 connections
 #   in transaction mode), postgres_fdw (one connection per session)
@@ -33,7 +34,7 @@ set -euo pipefail
 source "$(dirname "$0")/../lib.sh"
 
 BENCH=$TOP/test/bench
-ALL_PEERS="conpool conpool_always dblink_call dblink_open dblink_pgbouncer postgres_fdw"
+ALL_PEERS="conpool conpool_untracked conpool_always dblink_call dblink_open dblink_pgbouncer postgres_fdw"
 PEERS=${PEERS:-$ALL_PEERS}
 CASES=${CASES:-a b c8 c64 d}
 ROUNDS=${ROUNDS:-5}
@@ -164,7 +165,7 @@ script() {
         d) work=rows ;;
     esac
     case $2 in
-        conpool_always) kind=conpool ;;
+        conpool_always | conpool_untracked) kind=conpool ;;
         dblink_pgbouncer) kind=dblink_open ;;
     esac
     echo "$BENCH/$work.$kind.sql"
@@ -300,6 +301,21 @@ take_seen() {
     echo "${n:-0}"
 }
 
+# track on|off: sets conpool.track, and returns when a session sees it.
+track() {
+    wants_conpool || return 0
+    [[ $1 != "$TRACKING" ]] || return 0
+    psql_on local -q -d bench -c "ALTER SYSTEM SET conpool.track = $1" \
+        -c 'SELECT pg_reload_conf()' >/dev/null
+    for _ in $(seq 100); do
+        [[ $(psql_on local -AXtq -d bench -c 'SHOW conpool.track') != "$1" ]] || break
+        sleep 0.1
+    done
+    [[ $(psql_on local -AXtq -d bench -c 'SHOW conpool.track') == "$1" ]] ||
+        die "conpool.track does not become $1"
+    TRACKING=$1
+}
+
 # measure_once CASE PEER: prints value, backends, CPU seconds of conpool's
 # workers, of others, and wall seconds, with commas between.
 measure_once() {
@@ -308,6 +324,7 @@ measure_once() {
     local cpu others start wall
     [[ $case != d ]] || how=measure_calls
     wait_quiet
+    if [[ $peer == conpool_untracked ]]; then track off; else track on; fi
     take_seen "$peer" >/dev/null
     mapfile -t pids < <(workers)
     ! wants_conpool || [[ ${#pids[@]} -gt 0 ]] || die "conpool has no broker"
@@ -444,6 +461,8 @@ print_aims() {
     done
     aim "(a) time, in units of dblink kept open" '<=' 1.10 \
         "$(stats time a conpool dblink_open)"
+    aim "(a) time, in units of conpool.track off" '<=' 1.03 \
+        "$(stats time a conpool conpool_untracked)"
     for c in a8 b8; do
         aim "($c) rate with 8 connections, dblink with 8 kept open" '>=' 0.95 \
             "$(stats speed $c conpool dblink_open)"
@@ -511,6 +530,7 @@ main() {
 }
 
 SAMPLER=''
+TRACKING=on
 CPUS=()
 HZ=$(getconf CLK_TCK)
 main
