@@ -10,6 +10,7 @@
 
 #include "borrow.h"
 
+#include <limits.h>
 #include <unistd.h>
 
 #include "miscadmin.h"
@@ -720,6 +721,32 @@ wants_primary(const CpTarget *target)
 	return false;
 }
 
+/*
+ * A server's owner decides what is done about leaks of its connections; but a
+ * superuser's statements are nobody's to cancel who is none.
+ */
+static bool
+is_spared(const CpLease *lease, const CpTarget *target)
+{
+	return OidIsValid(target->owner) && !superuser_arg(target->owner) &&
+		(superuser_arg(lease->role) || superuser_arg(GetSessionUserId()));
+}
+
+static void
+store_origin(const CpLease *lease, const CpTarget *target)
+{
+	CpOrigin origin = {
+		.session_role = GetOuterUserId(),
+		.is_explicit = lease->is_explicit,
+		.spared = is_spared(lease, target),
+		.sql = cp_borrow_statement_to_show(),
+		.query_id = cp_my_query_id(),
+		.stack = stack_to_show(lease),
+	};
+
+	cp_pool_set_origin(lease->slot, lease->generation, &origin);
+}
+
 /* As conpool.log_min_wait wants it; the statement only if it may be shown. */
 static void
 log_long_wait(const CpLease *lease, const CpTarget *target, CpTime wait)
@@ -729,7 +756,7 @@ log_long_wait(const CpLease *lease, const CpTarget *target, CpTime wait)
 	if (cp_guc_log_min_wait < 0 || wait < (CpTime) cp_guc_log_min_wait * 1000)
 		return;
 	hide = target->key.kind == CP_POOL_CONNINFO ||
-		cp_borrow_statement_to_show() != debug_query_string;
+		text_to_show(debug_query_string, INT_MAX) != debug_query_string;
 	ereport(LOG,
 			(errmsg("waited %.3f ms for a connection of pool \"%s\"", wait / 1e3, target->name),
 			 errdetail_internal("%s", cp_pool_describe(lease->pool)),
@@ -784,8 +811,7 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 	}
 	lease->wants_primary = wants_primary(target);
 	now = cp_now();
-	cp_pool_set_origin(lease->slot, lease->generation, lease->is_explicit,
-					   cp_borrow_statement_to_show(), cp_my_query_id(), stack_to_show(lease));
+	store_origin(lease, target);
 	log_long_wait(lease, target, now - lease->requested_at);
 	/* up to here an interrupt finds it half taken, and ends it */
 	lease->obtained_at = now;

@@ -15,6 +15,9 @@
 
 #include "secret.h"
 
+/* a role with so many errors in a full table replaces its own */
+#define MAX_ERRORS_OF_ROLE (CP_MAX_ERRORS / 4)
+
 typedef struct Table
 {
 	int count;
@@ -60,31 +63,43 @@ find(const CpPoolKey *key, int sqlstate, uint32 hash)
 	return CP_NONE;
 }
 
-/* A place for one more, if need be that of the one seen last for the longest time. */
+/*
+ * A place for one more, if need be that of the one seen last for the longest time.
+ * A role with many of them gives up one of its own: whoever raises one code after
+ * the other remotely shall not push out what others want to see.
+ */
 static int
-vacate(void)
+vacate(Oid role)
 {
 	int oldest = 0;
+	int oldest_own = CP_NONE;
+	int own = 0;
 
 	if (table->count < CP_MAX_ERRORS)
 		return table->count++;
-	for (int i = 1; i < CP_MAX_ERRORS; i++)
+	for (int i = 0; i < CP_MAX_ERRORS; i++)
 	{
 		if (table->entries[i].last_seen < table->entries[oldest].last_seen)
 			oldest = i;
+		if (table->entries[i].role != role)
+			continue;
+		own++;
+		if (oldest_own == CP_NONE ||
+			table->entries[i].last_seen < table->entries[oldest_own].last_seen)
+			oldest_own = i;
 	}
-	return oldest;
+	return own >= MAX_ERRORS_OF_ROLE ? oldest_own : oldest;
 }
 
 static CpErrorStat *
-find_or_make(const CpPoolKey *key, int sqlstate, uint32 hash, TimestampTz now)
+find_or_make(const CpPoolKey *key, int sqlstate, uint32 hash, Oid role, TimestampTz now)
 {
 	int i = find(key, sqlstate, hash);
 	CpErrorStat *entry;
 
 	if (i != CP_NONE)
 		return &table->entries[i];
-	i = vacate();
+	i = vacate(role);
 	table->hashes[i] = hash;
 	entry = &table->entries[i];
 	memset(entry, 0, sizeof(*entry));
@@ -111,7 +126,7 @@ clipped_length(const char *message)
 
 void
 cp_error_stats_add(const CpPoolKey *key, const char *pool, int sqlstate, const char *message,
-				   Oid role, uint64 query_id)
+				   Oid role, Oid session_role, uint64 query_id)
 {
 	TimestampTz now;
 	uint32 hash;
@@ -131,10 +146,11 @@ cp_error_stats_add(const CpPoolKey *key, const char *pool, int sqlstate, const c
 	len = (int) strlen(message);
 
 	LWLockAcquire(cp_shmem_table_lock(CP_LOCK_ERRORS), LW_EXCLUSIVE);
-	entry = find_or_make(key, sqlstate, hash, now);
+	entry = find_or_make(key, sqlstate, hash, role, now);
 	entry->count++;
 	entry->last_seen = now;
 	entry->role = role;
+	entry->session_role = session_role;
 	entry->query_id = query_id;
 	strlcpy(entry->pool, pool, sizeof(entry->pool));
 	memcpy(entry->message, message, len);
@@ -191,7 +207,8 @@ cp_error_stats_restore(const CpErrorStat *error)
 
 	if (table == NULL)
 		return;
-	entry = find_or_make(&error->key, error->sqlstate, hash_of(&error->key, error->sqlstate),
+	entry = find_or_make(&error->key, error->sqlstate,
+						 hash_of(&error->key, error->sqlstate), error->role,
 						 error->first_seen);
 	*entry = *error;
 	/* it comes from a file */

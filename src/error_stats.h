@@ -23,7 +23,8 @@ typedef struct CpErrorStat
 	TimestampTz first_seen;
 	TimestampTz last_seen;
 	/* of the last one */
-	Oid role; /* whose error it was; InvalidOid: nobody's, ahead of demand */
+	Oid role;		  /* whose error it was; InvalidOid: nobody's, ahead of demand */
+	Oid session_role; /* in whose session */
 	uint64 query_id;
 	char message[CP_MESSAGE_LEN];
 } CpErrorStat;
@@ -33,7 +34,8 @@ extern void cp_error_stats_attach(void *place, bool is_new);
 
 /* message may be NULL; it is hidden if it may hold a password */
 extern void cp_error_stats_add(const CpPoolKey *key, const char *pool, int sqlstate,
-							   const char *message, Oid role, uint64 query_id);
+							   const char *message, Oid role, Oid session_role,
+							   uint64 query_id);
 
 /* copies of all entries, palloc'd; returns how many */
 extern int cp_error_stats_read(CpErrorStat **errors);

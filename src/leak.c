@@ -25,6 +25,11 @@
 
 /* a lease whose last remote statement ended so recently works (microseconds) */
 #define WORKS_FOR 1000000
+/* a role with so many leaks in the ring replaces its own */
+#define LEAKS_OF_ROLE (CP_LEAK_RING / 4)
+
+/* of this session, which is ending: what it has left behind; 0 = nothing yet */
+static uint64 just_found = 0;
 
 /* ---- sessions ---- */
 
@@ -347,8 +352,9 @@ cp_leak_abandoned(int i, uint64 lease)
 	CpSlotInfo slot;
 	bool first;
 
-	if (cp_slot_read(i, &slot) && slot.lease == lease)
-		(void) report(&slot, CP_LEAK_ABANDONED, &first);
+	if (cp_slot_read(i, &slot) && slot.lease == lease &&
+		report(&slot, CP_LEAK_ABANDONED, &first) && first)
+		just_found = lease;
 }
 
 /* ---- one is over ---- */
@@ -386,11 +392,40 @@ find_pool(const CpPoolKey *key)
 	return NULL;
 }
 
+/*
+ * The place of the oldest one; of a role that has many, its own oldest: whoever
+ * leaks on and on shall not push out what others want to see.
+ */
+static CpLeakRecord *
+place_in_ring(Oid role)
+{
+	CpLeakRecord *ring = cp_shared->leak_ring;
+	CpLeakRecord *oldest = &ring[0];
+	CpLeakRecord *oldest_own = NULL;
+	int own = 0;
+
+	if (cp_shared->leak_count < CP_LEAK_RING)
+		return &ring[cp_shared->leak_count];
+	for (int i = 0; i < CP_LEAK_RING; i++)
+	{
+		if (ring[i].number < oldest->number)
+			oldest = &ring[i];
+		if (ring[i].role != role)
+			continue;
+		own++;
+		if (oldest_own == NULL || ring[i].number < oldest_own->number)
+			oldest_own = &ring[i];
+	}
+	return own >= LEAKS_OF_ROLE ? oldest_own : oldest;
+}
+
 static void
 put_into_ring(const CpLeakRecord *record)
 {
-	cp_shared->leak_ring[cp_shared->leak_count % CP_LEAK_RING] = *record;
-	cp_shared->leak_count++;
+	CpLeakRecord *place = place_in_ring(record->role);
+
+	*place = *record;
+	place->number = ++cp_shared->leak_count;
 }
 
 static void
@@ -418,12 +453,22 @@ cp_leak_over(CpLeakRecord *record, CpLeakEnd end)
 				 cp_leak_end_name(end));
 	LWLockRelease(cp_shmem_registry_lock());
 
-	/* that it was found, and why it ends, has just been told */
-	if (record->class != CP_LEAK_ABANDONED)
+	/* else that it was found, and why it ends, has just been told */
+	if (record->lease != just_found)
 		say_over(record);
 }
 
 /* ---- the ring ---- */
+
+static int
+compare_newest_first(const void *a, const void *b)
+{
+	uint64 one = ((const CpLeakRecord *) a)->number;
+	uint64 other = ((const CpLeakRecord *) b)->number;
+
+	return one < other ? 1 : one > other ? -1 :
+										   0;
+}
 
 int
 cp_leak_recent(CpLeakRecord **records)
@@ -433,9 +478,9 @@ cp_leak_recent(CpLeakRecord **records)
 	*records = palloc(CP_LEAK_RING * sizeof(CpLeakRecord));
 	LWLockAcquire(cp_shmem_registry_lock(), LW_SHARED);
 	n = (int) Min(cp_shared->leak_count, CP_LEAK_RING);
-	for (int i = 0; i < n; i++)
-		(*records)[i] = cp_shared->leak_ring[(cp_shared->leak_count - 1 - i) % CP_LEAK_RING];
+	memcpy(*records, cp_shared->leak_ring, n * sizeof(CpLeakRecord));
 	LWLockRelease(cp_shmem_registry_lock());
+	qsort(*records, n, sizeof(CpLeakRecord), compare_newest_first);
 	return n;
 }
 

@@ -193,6 +193,8 @@ at_transaction_event(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_COMMIT:
 		case XACT_EVENT_PARALLEL_PRE_COMMIT:
 			end_transaction_leases();
+			/* as in cp_lease_checkin() */
+			CHECK_FOR_INTERRUPTS();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			refuse_prepare();
@@ -317,7 +319,7 @@ count_error(const CpAccount *account)
 	ErrorData *error = CopyErrorData();
 
 	cp_error_stats_add(&account->pool, account->pool_name, error->sqlerrcode, error->message,
-					   account->role, cp_my_query_id());
+					   account->role, GetOuterUserId(), cp_my_query_id());
 	FreeErrorData(error);
 	MemoryContextSwitchTo(context);
 }
@@ -343,7 +345,7 @@ cp_lease_count_statement(const CpAccount *account, bool sent, bool failed, CpTim
 	/* the text is looked through only when it is needed */
 	if (!cp_statement_stats_bump(&key, account->pool_name, &counters))
 		cp_statement_stats_add(&key, account->pool_name, cp_borrow_statement_to_show(),
-							   &counters);
+							   GetOuterUserId(), &counters);
 	if (failed)
 		count_error(account);
 }
@@ -540,6 +542,8 @@ cp_lease_checkin(CpLease *lease)
 	Assert(!lease->busy);
 	lease->end = CP_LEAK_CHECKED_IN;
 	end_lease(lease);
+	/* what leak_action has cancelled is this, and not what comes next */
+	CHECK_FOR_INTERRUPTS();
 }
 
 bool

@@ -233,7 +233,8 @@ set_holder(CpSharedSlot *slot, int procno, CpTime now)
 	SpinLockAcquire(&slot->mutex);
 	slot->sql[0] = slot->stack[0] = '\0';
 	slot->query_id = 0;
-	slot->is_explicit = false;
+	slot->session_role = InvalidOid;
+	slot->is_explicit = slot->spared = false;
 	SpinLockRelease(&slot->mutex);
 }
 
@@ -1055,6 +1056,7 @@ cp_slot_copy_leak(int i, CpLeakRecord *leak)
 	SpinLockAcquire(&slot->mutex);
 	memcpy(leak->sql, slot->sql, CP_SQL_LEN);
 	leak->query_id = slot->query_id;
+	leak->session_role = slot->session_role;
 	memcpy(leak->stack, slot->stack, CP_STACK_LEN);
 	SpinLockRelease(&slot->mutex);
 }
@@ -1230,21 +1232,22 @@ store_text(char *place, const char *text, int len)
 }
 
 void
-cp_pool_set_origin(int slot, uint64 generation, bool is_explicit, const char *sql,
-				   uint64 query_id, const char *stack)
+cp_pool_set_origin(int slot, uint64 generation, const CpOrigin *origin)
 {
 	CpSharedSlot *s = &cp_slots[slot];
-	int sql_len = fitting(sql, CP_SQL_LEN);
-	int stack_len = fitting(stack, CP_STACK_LEN);
+	int sql_len = fitting(origin->sql, CP_SQL_LEN);
+	int stack_len = fitting(origin->stack, CP_STACK_LEN);
 
 	SpinLockAcquire(&s->mutex);
 	/* reclaimed, it is another's, who clears the text before he stores his own */
 	if (cp_pool_generation(slot) == generation)
 	{
-		store_text(s->sql, sql, sql_len);
-		store_text(s->stack, stack, stack_len);
-		s->query_id = query_id;
-		s->is_explicit = is_explicit;
+		store_text(s->sql, origin->sql, sql_len);
+		store_text(s->stack, origin->stack, stack_len);
+		s->query_id = origin->query_id;
+		s->session_role = origin->session_role;
+		s->is_explicit = origin->is_explicit;
+		s->spared = origin->spared;
 	}
 	SpinLockRelease(&s->mutex);
 }

@@ -205,12 +205,19 @@ extern bool cp_pool_add_usage(int slot, uint64 generation, const CpUsage *usage,
 extern bool cp_pool_statement_begins(int slot, uint64 generation);
 extern CpTime cp_pool_statement_ends(int slot, uint64 generation);
 
-/*
- * The holder stores what took the lease: whether checkout() did, SQL (truncated,
- * may be NULL), its query ID (0 = none) and the PL call stack (may be NULL).
- */
-extern void cp_pool_set_origin(int slot, uint64 generation, bool is_explicit, const char *sql,
-							   uint64 query_id, const char *stack);
+/* What took a lease. */
+typedef struct CpOrigin
+{
+	Oid session_role;
+	bool is_explicit;  /* checkout() did */
+	bool spared;	   /* leak_action must not cancel what its holder does */
+	const char *sql;   /* or NULL; is cut to size */
+	uint64 query_id;   /* 0 = none was computed */
+	const char *stack; /* PL call stack, or NULL */
+} CpOrigin;
+
+/* The holder stores it. */
+extern void cp_pool_set_origin(int slot, uint64 generation, const CpOrigin *origin);
 
 /* The slot's generation at this moment, read without a lock. */
 extern uint64 cp_pool_generation(int slot);
@@ -535,6 +542,7 @@ typedef struct CpSlotInfo
 	bool leak_acted;	  /* leak_action has been taken */
 	int holder_proc;
 	char sql[CP_SQL_LEN];
+	Oid session_role; /* of the session, whose text this is */
 	bool is_explicit; /* by checkout() */
 	uint64 query_id;  /* 0 = none was computed */
 	char stack[CP_STACK_LEN];

@@ -339,7 +339,7 @@ cp_pool_cancel_holder(int slot, uint64 generation, uint64 lease, CpTime ran_at)
 
 	if (p == CP_NONE)
 		return false;
-	done = s->state == CP_SLOT_LEASED && s->lease == lease && !s->leak_acted &&
+	done = s->state == CP_SLOT_LEASED && s->lease == lease && !s->leak_acted && !s->spared &&
 		cp_slot_running_since(s) == 0 && (CpTime) pg_atomic_read_u64(&s->ran_at) == ran_at &&
 		!cp_pool_holder_runs(s->holder_pid) && interrupt(s->holder_pid);
 	if (done)

@@ -362,7 +362,7 @@ tell_upkeep_problem(int p, uint64 generation, int sqlstate, const char *message,
 	key = cp_pools[p].key;
 	memcpy(name, cp_pools[p].name, sizeof(name));
 	LWLockRelease(cp_shmem_pool_lock(p));
-	cp_error_stats_add(&key, name, sqlstate, message, InvalidOid, 0);
+	cp_error_stats_add(&key, name, sqlstate, message, InvalidOid, InvalidOid, 0);
 	cp_shmem_wake_broker();
 }
 

@@ -101,6 +101,7 @@ copy_slot(int i, CpSharedSlot *slot, CpSharedPool *pool, CpSlotInfo *info)
 	SpinLockAcquire(&slot->mutex);
 	memcpy(info->sql, slot->sql, CP_SQL_LEN);
 	info->query_id = slot->query_id;
+	info->session_role = slot->session_role;
 	info->is_explicit = slot->is_explicit;
 	memcpy(info->stack, slot->stack, CP_STACK_LEN);
 	SpinLockRelease(&slot->mutex);

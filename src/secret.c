@@ -21,7 +21,7 @@ may_hold_password(const char *text)
 		if (strncmp(p, "://", 3) == 0)
 			return true;
 		if (pg_strncasecmp(p, "password", 8) == 0 &&
-			p[8 + strspn(p + 8, " ")] == '=')
+			p[8 + strspn(p + 8, " \t\n\r\f\v")] == '=')
 			return true;
 	}
 	return false;

@@ -197,7 +197,9 @@ typedef struct CpSharedSlot
 	/* the slot's own spinlock; written by the holder */
 	slock_t mutex;
 	char sql[CP_SQL_LEN];	  /* the local statement that took the lease */
+	Oid session_role;		  /* of the session, whose text this is */
 	bool is_explicit;		  /* by checkout() */
+	bool spared;			  /* leak_action must not cancel anything */
 	uint64 query_id;		  /* of that statement, 0 = none was computed */
 	char stack[CP_STACK_LEN]; /* PL functions it came through, if it outlives the call */
 } CpSharedSlot;
@@ -334,6 +336,7 @@ typedef enum CpLeakEnd
 /* A leak that is over, for the view "leaks". */
 typedef struct CpLeakRecord
 {
+	uint64 number; /* counts from 1 */
 	CpLeakClass class;
 	CpLeakEnd end;
 	char pool[CP_POOL_NAME_LEN];
@@ -342,6 +345,7 @@ typedef struct CpLeakRecord
 	int slot;
 	int pid;
 	Oid role;
+	Oid session_role; /* of the session, whose text this is */
 	char application[CP_APPLICATION_LEN];
 	char client[CP_CLIENT_LEN]; /* address; empty: a local one */
 	TimestampTz since;
@@ -391,7 +395,7 @@ typedef struct CpShared
 
 	/* registry lock */
 	uint64 last_pool_generation;
-	uint64 leak_count; /* ever written to the ring */
+	uint64 leak_count; /* ever written to the ring, in whose order is none */
 	CpLeakRecord leak_ring[CP_LEAK_RING];
 	bool all_paused; /* pools made later begin paused */
 

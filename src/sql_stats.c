@@ -267,7 +267,7 @@ conpool_get_stat_statements(PG_FUNCTION_ARGS)
 			continue;
 		cp_view_add_pool(&rows, &key->pool, statement->pool);
 		cp_view_add_role(&rows, key->role);
-		cp_view_add_query_id(&rows, key->role, key->query_id);
+		cp_view_add_query_id(&rows, key->role, key->role, key->query_id);
 		cp_view_add_count(&rows, counters->calls);
 		cp_view_add_count(&rows, counters->rows);
 		cp_view_add_count(&rows, counters->errors);
@@ -275,7 +275,7 @@ conpool_get_stat_statements(PG_FUNCTION_ARGS)
 		cp_view_add_ms(&rows, counters->remote_time);
 		cp_view_add_ms(&rows, counters->max_remote_time);
 		cp_view_add_timestamp(&rows, statement->since);
-		cp_view_add_sql(&rows, key->role, statement->sql);
+		cp_view_add_sql(&rows, key->role, statement->session_role, statement->sql);
 		cp_view_end_row(&rows);
 	}
 	return (Datum) 0;
@@ -293,7 +293,7 @@ static bool
 sees_message(const CpViewer *viewer, const CpErrorStat *error)
 {
 	if (OidIsValid(error->role))
-		return cp_viewer_sees_role(viewer, error->role);
+		return cp_viewer_sees_session(viewer, error->role, error->session_role);
 	return cp_viewer_sees_problems(viewer, &error->key);
 }
 
@@ -319,7 +319,7 @@ conpool_get_stat_errors(PG_FUNCTION_ARGS)
 		cp_view_add_timestamp(&rows, error->last_seen);
 		cp_view_add_visible(&rows, sees_message(&rows.viewer, error), error->message);
 		cp_view_add_role(&rows, error->role);
-		cp_view_add_query_id(&rows, error->role, error->query_id);
+		cp_view_add_query_id(&rows, error->role, error->session_role, error->query_id);
 		cp_view_end_row(&rows);
 	}
 	return (Datum) 0;

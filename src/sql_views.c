@@ -216,10 +216,13 @@ read_lease(const CpViewRows *rows, int i, CpSlotInfo *slot)
  * for everybody, the second is not.
  */
 static void
-add_holder(CpViewRows *rows, Oid role, const char *application, const char *client)
+add_holder(CpViewRows *rows, Oid role, Oid session_role, const char *application,
+		   const char *client)
 {
+	bool is_visible = cp_viewer_sees_session(&rows->viewer, role, session_role);
+
 	cp_view_add_text(rows, application);
-	cp_view_add_text(rows, cp_viewer_sees_role(&rows->viewer, role) ? client : NULL);
+	cp_view_add_text(rows, is_visible ? client : NULL);
 }
 
 /* The same of whoever holds a slot now; NULL if the session has just ended. */
@@ -229,9 +232,9 @@ add_current_holder(CpViewRows *rows, const CpSlotInfo *slot)
 	CpHolderInfo holder;
 
 	if (cp_leak_holder(slot->holder_pid, slot->holder_proc, &holder))
-		add_holder(rows, slot->lease_role, holder.application, holder.client);
+		add_holder(rows, slot->lease_role, slot->session_role, holder.application, holder.client);
 	else
-		add_holder(rows, slot->lease_role, NULL, NULL);
+		add_holder(rows, slot->lease_role, slot->session_role, NULL, NULL);
 }
 
 Datum
@@ -252,13 +255,13 @@ conpool_get_leases(PG_FUNCTION_ARGS)
 		cp_view_add_instant(&rows, slot.leased_at);
 		cp_view_add_interval(&rows, Max(rows.now - slot.leased_at, 0));
 		cp_view_add_pid(&rows, slot.remote_pid);
-		cp_view_add_sql(&rows, slot.lease_role, slot.sql);
+		cp_view_add_sql(&rows, slot.lease_role, slot.session_role, slot.sql);
 		/* since version 1.2 of the extension */
 		cp_view_add_instant(&rows, slot.running_since);
 		cp_view_add_instant(&rows, slot.ran_at);
 		cp_view_add_text(&rows, cp_leak_class_name(cp_leak_classify(&slot, rows.now)));
-		cp_view_add_query_id(&rows, slot.lease_role, slot.query_id);
-		cp_view_add_sql(&rows, slot.lease_role, slot.stack);
+		cp_view_add_query_id(&rows, slot.lease_role, slot.session_role, slot.query_id);
+		cp_view_add_sql(&rows, slot.lease_role, slot.session_role, slot.stack);
 		add_current_holder(&rows, &slot);
 		cp_view_end_row(&rows);
 	}
@@ -351,17 +354,20 @@ add_held_leaks(CpViewRows *rows)
 		cp_view_add_role(rows, slot.lease_role);
 		cp_view_add_instant(rows, slot.leased_at);
 		cp_view_add_interval(rows, rows->now - slot.leased_at);
-		cp_view_add_sql(rows, slot.lease_role, slot.sql);
+		cp_view_add_sql(rows, slot.lease_role, slot.session_role, slot.sql);
 		cp_view_add_text(rows, cp_leak_class_name(class));
 		/* since version 1.2 of the extension */
 		add_current_holder(rows, &slot);
 		cp_view_add_null(rows); /* outcome */
 		cp_view_add_null(rows); /* ended_at */
-		cp_view_add_query_id(rows, slot.lease_role, slot.query_id);
-		cp_view_add_sql(rows, slot.lease_role, slot.stack);
+		cp_view_add_query_id(rows, slot.lease_role, slot.session_role, slot.query_id);
+		cp_view_add_sql(rows, slot.lease_role, slot.session_role, slot.stack);
 		cp_view_end_row(rows);
 	}
 }
+
+/* columns that get_leaks() declares in versions 1.0 and 1.1 of the extension */
+#define COLUMNS_BEFORE_1_2 10
 
 static void
 add_recent_leaks(CpViewRows *rows)
@@ -375,20 +381,24 @@ add_recent_leaks(CpViewRows *rows)
 
 		if (!cp_viewer_sees_lease(&rows->viewer, &record->key, record->role))
 			continue;
+		/* up to version 1.1 of the extension nothing says that others are over */
+		if (rows->result->setDesc->natts <= COLUMNS_BEFORE_1_2 &&
+			record->class != CP_LEAK_ABANDONED)
+			continue;
 		cp_view_add_pool(rows, &record->key, record->pool);
 		cp_view_add_count(rows, (int64) record->lease);
 		cp_view_add_pid(rows, record->pid);
 		cp_view_add_role(rows, record->role);
 		cp_view_add_timestamp(rows, record->since);
 		cp_view_add_interval(rows, record->ended_at - record->since);
-		cp_view_add_sql(rows, record->role, record->sql);
+		cp_view_add_sql(rows, record->role, record->session_role, record->sql);
 		cp_view_add_text(rows, cp_leak_class_name(record->class));
 		/* since version 1.2 of the extension */
-		add_holder(rows, record->role, record->application, record->client);
+		add_holder(rows, record->role, record->session_role, record->application, record->client);
 		cp_view_add_text(rows, cp_leak_end_name(record->end));
 		cp_view_add_timestamp(rows, record->ended_at);
-		cp_view_add_query_id(rows, record->role, record->query_id);
-		cp_view_add_sql(rows, record->role, record->stack);
+		cp_view_add_query_id(rows, record->role, record->session_role, record->query_id);
+		cp_view_add_sql(rows, record->role, record->session_role, record->stack);
 		cp_view_end_row(rows);
 	}
 }

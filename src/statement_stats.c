@@ -232,7 +232,7 @@ clipped_length(const char *sql)
 
 /* Takes the lock, exclusive; somebody may have made the entry meanwhile. */
 static Entry *
-lock_and_make(const CpStatementKey *key, uint32 hash, const char *sql)
+lock_and_make(const CpStatementKey *key, uint32 hash, const char *sql, Oid session_role)
 {
 	int len = sql ? clipped_length(sql) : 0;
 	TimestampTz now = GetCurrentTimestamp();
@@ -245,6 +245,7 @@ lock_and_make(const CpStatementKey *key, uint32 hash, const char *sql)
 	entry = make(key, hash);
 	entry->usage = 0;
 	entry->statement.since = now;
+	entry->statement.session_role = session_role;
 	if (len > 0)
 		memcpy(entry->statement.sql, sql, len);
 	return entry;
@@ -270,11 +271,11 @@ cp_statement_stats_bump(const CpStatementKey *key, const char *pool,
 
 void
 cp_statement_stats_add(const CpStatementKey *key, const char *pool, const char *sql,
-					   const CpStatementCounters *counters)
+					   Oid session_role, const CpStatementCounters *counters)
 {
 	if (!is_active() || !cp_guc_track)
 		return;
-	bump(lock_and_make(key, hash_of(key), sql), pool, counters);
+	bump(lock_and_make(key, hash_of(key), sql, session_role), pool, counters);
 	LWLockRelease(cp_shmem_table_lock(CP_LOCK_STATEMENTS));
 }
 

@@ -37,7 +37,8 @@ typedef struct CpStatement
 {
 	CpStatementKey key;
 	char pool[CP_POOL_NAME_LEN];
-	char sql[CP_STATEMENT_SQL_LEN]; /* its beginning, as it was first seen */
+	char sql[CP_STATEMENT_SQL_LEN]; /* its beginning, as it was first seen, ... */
+	Oid session_role;				/* ... in a session of that role */
 	CpStatementCounters counters;
 	TimestampTz since; /* first seen */
 } CpStatement;
@@ -55,7 +56,7 @@ extern bool cp_statement_stats_bump(const CpStatementKey *key, const char *pool,
  * caller has hidden what may hold a password.
  */
 extern void cp_statement_stats_add(const CpStatementKey *key, const char *pool, const char *sql,
-								   const CpStatementCounters *counters);
+								   Oid session_role, const CpStatementCounters *counters);
 
 /* copies of all entries, palloc'd; returns how many */
 extern int cp_statement_stats_read(CpStatement **statements);

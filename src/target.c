@@ -640,6 +640,12 @@ referred_server(const Server *server)
 	return option_value(server->options, "server");
 }
 
+const char *
+cp_target_referred_server(Oid server)
+{
+	return referred_server(read_server(server));
+}
+
 /*
  * The server that connection options and mappings come from: the one itself,
  * or the one that its option "server" names.
@@ -722,6 +728,7 @@ take_definition(Entry *entry, const Definition *d, CpTrust trust)
 	target->key.mapping = d->mapping->oid;
 	target->key.role = d->mapping->role;
 	target->key.trust = trust;
+	target->owner = d->server->owner;
 	target->uncommitted = d->server->uncommitted || d->remote->uncommitted ||
 		d->mapping->uncommitted;
 	strlcpy(target->name, d->server->name, sizeof(target->name));

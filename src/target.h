@@ -18,6 +18,7 @@ typedef struct CpTarget
 	Oid role;					 /* effective role that resolved it */
 	CpPoolOptions options;		 /* in force now, settings included */
 	CpFingerprint fingerprint;
+	Oid owner;				/* of the server; InvalidOid: a connection string has none */
 	bool password_required; /* refuse a connection that used none */
 	/* options written by this very transaction: unshared connections only */
 	bool uncommitted;
@@ -43,6 +44,12 @@ extern CpTarget *cp_target_again(const CpTarget *target);
 
 /* true if text is a connection string or URI and never a server's name */
 extern bool cp_target_is_conninfo(const char *server);
+
+/*
+ * The name in option "server" of that server, if it is one of wrapper conpool; else
+ * NULL.  Looks at no rights, and not at whether there is a server of that name.
+ */
+extern const char *cp_target_referred_server(Oid server);
 
 /*
  * ---- for the reader, which is nobody's session ----

@@ -44,6 +44,12 @@ cp_viewer_sees_role(const CpViewer *viewer, Oid role)
 		(OidIsValid(role) && has_privs_of_role(viewer->role, role));
 }
 
+bool
+cp_viewer_sees_session(const CpViewer *viewer, Oid role, Oid session_role)
+{
+	return cp_viewer_sees_role(viewer, role) && cp_viewer_sees_role(viewer, session_role);
+}
+
 static bool
 is_public(const CpPoolKey *key)
 {
@@ -83,6 +89,8 @@ cp_view_begin(CpViewRows *rows, FunctionCallInfo fcinfo)
 	rows->result = (ReturnSetInfo *) fcinfo->resultinfo;
 	rows->now = cp_now();
 	rows->wall_clock = cp_wall_clock(rows->now);
+	rows->context = AllocSetContextCreate(CurrentMemoryContext, "conpool view row",
+										  ALLOCSET_SMALL_SIZES);
 }
 
 void
@@ -91,6 +99,7 @@ cp_view_end_row(CpViewRows *rows)
 	Assert(rows->ncolumns >= rows->result->setDesc->natts);
 	tuplestore_putvalues(rows->result->setResult, rows->result->setDesc,
 						 rows->values, rows->nulls);
+	MemoryContextReset(rows->context);
 	rows->ncolumns = 0;
 }
 
@@ -130,10 +139,13 @@ cp_view_add_bool(CpViewRows *rows, bool value)
 void
 cp_view_add_text(CpViewRows *rows, const char *value)
 {
+	MemoryContext caller = MemoryContextSwitchTo(rows->context);
+
 	if (value == NULL || value[0] == '\0')
 		cp_view_add_null(rows);
 	else
 		cp_view_add(rows, CStringGetTextDatum(cp_message_valid_text(value)));
+	MemoryContextSwitchTo(caller);
 }
 
 void
@@ -169,7 +181,7 @@ cp_view_add_timestamp(CpViewRows *rows, TimestampTz t)
 void
 cp_view_add_interval(CpViewRows *rows, CpTime us)
 {
-	Interval *interval = palloc0(sizeof(Interval));
+	Interval *interval = MemoryContextAllocZero(rows->context, sizeof(Interval));
 
 	interval->time = us;
 	cp_view_add(rows, IntervalPGetDatum(interval));
@@ -202,12 +214,16 @@ role_name(Oid role)
 void
 cp_view_add_role(CpViewRows *rows, Oid role)
 {
+	MemoryContext caller = MemoryContextSwitchTo(rows->context);
+
 	cp_view_add_text(rows, OidIsValid(role) ? role_name(role) : NULL);
+	MemoryContextSwitchTo(caller);
 }
 
 void
 cp_view_add_pool(CpViewRows *rows, const CpPoolKey *key, const char *name)
 {
+	MemoryContext caller = MemoryContextSwitchTo(rows->context);
 	char *database = NULL;
 
 	if (OidIsValid(key->database))
@@ -222,6 +238,7 @@ cp_view_add_pool(CpViewRows *rows, const CpPoolKey *key, const char *name)
 		cp_view_add_text(rows, "public");
 	else
 		cp_view_add_role(rows, key->role);
+	MemoryContextSwitchTo(caller);
 }
 
 void
@@ -231,15 +248,15 @@ cp_view_add_visible(CpViewRows *rows, bool is_visible, const char *value)
 }
 
 void
-cp_view_add_sql(CpViewRows *rows, Oid role, const char *sql)
+cp_view_add_sql(CpViewRows *rows, Oid role, Oid session_role, const char *sql)
 {
-	cp_view_add_visible(rows, cp_viewer_sees_role(&rows->viewer, role), sql);
+	cp_view_add_visible(rows, cp_viewer_sees_session(&rows->viewer, role, session_role), sql);
 }
 
 void
-cp_view_add_query_id(CpViewRows *rows, Oid role, uint64 query_id)
+cp_view_add_query_id(CpViewRows *rows, Oid role, Oid session_role, uint64 query_id)
 {
-	if (query_id == 0 || !cp_viewer_sees_role(&rows->viewer, role))
+	if (query_id == 0 || !cp_viewer_sees_session(&rows->viewer, role, session_role))
 		cp_view_add_null(rows);
 	else
 		cp_view_add_count(rows, (int64) query_id);

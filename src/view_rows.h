@@ -28,6 +28,7 @@ typedef struct CpViewer
 typedef struct CpViewRows
 {
 	ReturnSetInfo *result;
+	MemoryContext context; /* of one row */
 	CpViewer viewer;
 	CpTime now;				/* one instant for all rows, ... */
 	TimestampTz wall_clock; /* ... and what the wall clock says then */
@@ -43,6 +44,13 @@ extern void cp_viewer_begin(CpViewer *viewer);
 
 /* InvalidOid is nobody's: for those who see all */
 extern bool cp_viewer_sees_role(const CpViewer *viewer, Oid role);
+
+/*
+ * What a session does and from where: for who has the privileges of its role, and
+ * of the one that it acts as (a function with SECURITY DEFINER lends out the
+ * owner's rights, not the caller's statement).
+ */
+extern bool cp_viewer_sees_session(const CpViewer *viewer, Oid role, Oid session_role);
 
 extern bool cp_viewer_sees_pool(const CpViewer *viewer, const CpPoolKey *key);
 
@@ -111,10 +119,10 @@ extern void cp_view_add_pool(CpViewRows *rows, const CpPoolKey *key, const char 
 extern void cp_view_add_visible(CpViewRows *rows, bool is_visible, const char *value);
 
 /* SQL and the like of a role, only for those who have its privileges */
-extern void cp_view_add_sql(CpViewRows *rows, Oid role, const char *sql);
+extern void cp_view_add_sql(CpViewRows *rows, Oid role, Oid session_role, const char *sql);
 
 /* a role's query ID; 0, and what may not be seen, is NULL */
-extern void cp_view_add_query_id(CpViewRows *rows, Oid role, uint64 query_id);
+extern void cp_view_add_query_id(CpViewRows *rows, Oid role, Oid session_role, uint64 query_id);
 
 /* the columns ..._at, ..._sqlstate and the text of what went wrong */
 extern void cp_view_add_problem(CpViewRows *rows, const CpPoolKey *key,
