@@ -5,7 +5,8 @@
  *
  * Runs in the broker, called by keep.c.  Must never block, throw or allocate,
  * nor believe the remote anything: of a message as much is kept as the longest
- * proper one has, the rest is thrown away as it comes.
+ * proper one has, the rest is thrown away as it comes; and there is a limit to
+ * what it may send.
  */
 #include "postgres.h"
 
@@ -26,9 +27,10 @@ static const char question[] =
 
 /* digits of a number that is believed: no server has ten million connections */
 #define MAX_DIGITS 7
-/* bytes read at a time, and calls after which others have their turn */
+/* bytes read at a time */
 #define READ_SIZE 4096
-#define READS_AT_A_TIME 16
+/* bytes of an answer, notices included, beyond which it is no proper one */
+#define MAX_ANSWER (64 * 1024)
 
 bool
 cp_capacity_ask(int fd)
@@ -187,7 +189,7 @@ take_bytes(CpCapacity *capacity, const uint8 *bytes, size_t n)
 CpPingStatus
 cp_capacity_read(CpCapacity *capacity, int fd)
 {
-	for (int i = 0; i < READS_AT_A_TIME || capacity->is_ready; i++)
+	for (;;)
 	{
 		uint8 buffer[READ_SIZE];
 		ssize_t n = recv(fd, buffer, sizeof(buffer), MSG_DONTWAIT);
@@ -196,8 +198,8 @@ cp_capacity_read(CpCapacity *capacity, int fd)
 			continue;
 		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 			return capacity->is_ready ? CP_PING_ALIVE : CP_PING_WAIT;
-		if (n <= 0 || !take_bytes(capacity, buffer, n))
+		if (n <= 0 || n > MAX_ANSWER - capacity->received || !take_bytes(capacity, buffer, n))
 			return CP_PING_DEAD;
+		capacity->received += n;
 	}
-	return CP_PING_WAIT;
 }

@@ -37,7 +37,7 @@ typedef struct StepType
 
 /* ---- findings ---- */
 
-/* Details may come from the remote: nothing that may hold a password gets further. */
+/* Texts may come from the remote: nothing that may hold a password gets further. */
 static const char *
 showable(const char *text)
 {
@@ -52,7 +52,7 @@ cp_step_find(CpDiagnosis *d, CpStep step, bool ok, const char *detail, const cha
 	finding->is_tried = true;
 	finding->is_ok = ok;
 	finding->detail = showable(detail);
-	finding->hint = cp_message_valid_text(hint);
+	finding->hint = showable(hint);
 }
 
 void
@@ -175,6 +175,9 @@ report_error(CpDiagnosis *d, CpStep step, const ErrorData *error)
 		return;
 	}
 	cp_step_fail(d, step, detail, error->hint);
+	/* shows how a URI begins, and nothing of the one that was given */
+	if (step == CP_STEP_SERVER)
+		d->findings[step].hint = error->hint;
 }
 
 /* Takes a step in a subtransaction, as a block with EXCEPTION does in PL/pgSQL. */

@@ -9,10 +9,6 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "catalog/pg_foreign_server.h"
-#include "catalog/pg_language.h"
-#include "catalog/pg_proc.h"
 #include "commands/defrem.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -79,28 +75,6 @@ add_workers(CpDiagnosis *d)
 
 /* ---- server and rights ---- */
 
-/* A wrapper is known by its validator, see target.c. */
-static bool
-is_our_wrapper(Oid wrapper)
-{
-	Oid validator = GetForeignDataWrapper(wrapper)->fdwvalidator;
-	HeapTuple tuple;
-	bool isnull;
-	Datum source;
-	bool is_ours;
-
-	if (!OidIsValid(validator))
-		return false;
-	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(validator));
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	source = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &isnull);
-	is_ours = ((Form_pg_proc) GETSTRUCT(tuple))->prolang == ClanguageId && !isnull &&
-		strcmp(TextDatumGetCString(source), "conpool_fdw_validator") == 0;
-	ReleaseSysCache(tuple);
-	return is_ours;
-}
-
 static const char *
 option_value(List *options, const char *name)
 {
@@ -116,24 +90,18 @@ option_value(List *options, const char *name)
 	return NULL;
 }
 
-/* The name of the server that this one refers to, or NULL. */
-static const char *
-referred_server(const ForeignServer *server)
-{
-	return is_our_wrapper(server->fdwid) ? option_value(server->options, "server") : NULL;
-}
-
 /* Follows option "server"; false if that leads nowhere, which is found then. */
 static bool
 find_remote_server(CpDiagnosis *d)
 {
-	const char *name = referred_server(d->server);
+	const char *name = cp_target_referred_server(d->server->serverid);
 	const char *problem = _("option \"server\" of server \"%s\" refers to server \"%s\", which "
 							"refers to another one itself");
 
 	d->remote_server = name != NULL ? GetForeignServerByName(name, true) : d->server;
 	if (d->remote_server != NULL &&
-		(d->remote_server == d->server || referred_server(d->remote_server) == NULL))
+		(d->remote_server == d->server ||
+		 cp_target_referred_server(d->remote_server->serverid) == NULL))
 		return true;
 	if (d->remote_server == NULL)
 		problem = _("option \"server\" of server \"%s\" refers to server \"%s\", which does not "

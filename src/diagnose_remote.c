@@ -13,6 +13,8 @@
  */
 #include "postgres.h"
 
+#include <sys/ioctl.h>
+
 #include "common/hashfn.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -32,17 +34,25 @@
 #define EOF_TIMEOUT 200
 /* empty statements of which the median is the round trip time */
 #define ROUND_TRIPS 5
-/* columns of a statement's first row that are looked at */
+/* columns of a statement's row that are looked at, and bytes of their values */
 #define MAX_COLUMNS 2
+#define MAX_VALUE 32
+/* results and bytes beyond which an answer is none to what we have asked */
+#define MAX_RESULTS 10
+#define MAX_ANSWER (64 * 1024)
 /* tells our advisory lock from those of users, who have 1 and 2 */
 #define LOCK_CLASS 0xC0D1
 
-/* The first row of what a statement has returned, or why there is none. */
+/* The row that a statement has returned, or why there is none. */
 typedef struct Answer
 {
-	bool is_lost; /* or not answered in time: the connection is of no use */
+	bool is_lost;	 /* or not answered in time: the connection is of no use */
+	bool is_refused; /* something came that was not asked for */
 	const char *error;
-	char *values[MAX_COLUMNS]; /* NULL = not there */
+	size_t bytes; /* that have come */
+	int results;
+	bool has_row;
+	char *values[MAX_COLUMNS]; /* NULL = not there, or too long */
 } Answer;
 
 static char *
@@ -431,50 +441,85 @@ cp_diagnose_encryption(CpDiagnosis *d)
 
 /* ---- statements ---- */
 
-/*
- * Waits until libpq can go on; false if the deadline has passed.  Bytes that the
- * TLS library holds would not be seen on the socket.
- */
+/* False, for whoever is to go no further. */
 static bool
-await_result(CpRemote *remote, CpTime deadline)
+refuse(Answer *answer)
 {
-	while (PQisBusy(remote->conn) && PQconsumeInput(remote->conn) && PQisBusy(remote->conn))
-	{
-		int events;
-
-		if (cp_now() >= deadline)
-			return false;
-		events = cp_remote_wait(remote, WL_SOCKET_READABLE, deadline);
-		if (events & WL_LATCH_SET)
-		{
-			ResetLatch(MyLatch);
-			CHECK_FOR_INTERRUPTS();
-		}
-	}
-	return true;
+	answer->is_refused = true;
+	answer->error = _("the remote answered with something that was not asked for");
+	return false;
 }
 
-static void
-take_values(Answer *answer, const PGresult *result)
+/* Bytes that have come and that libpq has not read. */
+static size_t
+bytes_to_read(const CpRemote *remote)
 {
+	int n = 0;
+
+	if (PQsocket(remote->conn) == PGINVALID_SOCKET ||
+		ioctl(PQsocket(remote->conn), FIONREAD, &n) < 0)
+		return 0;
+	return Max(n, 0);
+}
+
+/*
+ * Waits until libpq can go on; false if it never will in time, or if more comes than
+ * is sensible, of which libpq would keep whatever it is told to.  Serves interrupts,
+ * and looks at the clock, also if there is no need to wait: a remote that never
+ * stops talking would otherwise hold the session for ever.
+ */
+static bool
+await_result(Answer *answer, CpRemote *remote, CpTime deadline)
+{
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (cp_now() >= deadline)
+		{
+			answer->error = _("no answer in time");
+			return false;
+		}
+		if (!PQisBusy(remote->conn))
+			return true;
+		answer->bytes += bytes_to_read(remote);
+		if (answer->bytes > MAX_ANSWER)
+			return refuse(answer);
+		/* before waiting: what the TLS library holds is not seen on the socket */
+		if (!PQconsumeInput(remote->conn) || !PQisBusy(remote->conn))
+			return true;
+		if (cp_remote_wait(remote, WL_SOCKET_READABLE, deadline) & WL_LATCH_SET)
+			ResetLatch(MyLatch);
+	}
+}
+
+/* A result with columns; none of our statements returns more than one row. */
+static bool
+take_row(Answer *answer, const PGresult *result)
+{
+	if (PQntuples(result) == 0)
+		return true;
+	if (answer->has_row)
+		return refuse(answer);
+	answer->has_row = true;
 	for (int i = 0; i < Min(PQnfields(result), MAX_COLUMNS); i++)
 	{
-		if (!PQgetisnull(result, 0, i))
+		if (!PQgetisnull(result, 0, i) && PQgetlength(result, 0, i) <= MAX_VALUE)
 			answer->values[i] = pstrdup(PQgetvalue(result, 0, i));
 	}
+	return true;
 }
 
 /* Notes what a result says; false if there is no safe way past it. */
 static bool
 take_result(Answer *answer, PGconn *conn, const PGresult *result)
 {
+	if (++answer->results > MAX_RESULTS)
+		return refuse(answer);
 	switch (PQresultStatus(result))
 	{
 		case PGRES_SINGLE_TUPLE:
 		case PGRES_TUPLES_OK:
-			if (answer->values[0] == NULL && PQntuples(result) > 0)
-				take_values(answer, result);
-			return true;
+			return take_row(answer, result);
 		case PGRES_EMPTY_QUERY:
 		case PGRES_COMMAND_OK:
 			return true;
@@ -482,9 +527,30 @@ take_result(Answer *answer, PGconn *conn, const PGresult *result)
 			answer->error = cp_message_why_lost(conn, result);
 			return cp_message_is_servers(result);
 		default:
-			answer->error = _("the remote answered with something that was not asked for");
-			return false;
+			return refuse(answer);
 	}
+}
+
+/* Takes the next result; false at the end, or if there is no safe way past it. */
+static bool
+take_next(Answer *answer, PGconn *conn, bool *is_over)
+{
+	PGresult *result = PQgetResult(conn);
+	bool goes_on;
+
+	*is_over = result == NULL;
+	if (*is_over)
+		return false;
+	PG_TRY();
+	{
+		goes_on = take_result(answer, conn, result);
+	}
+	PG_FINALLY();
+	{
+		PQclear(result);
+	}
+	PG_END_TRY();
+	return goes_on;
 }
 
 /* Runs a statement; serves interrupts. */
@@ -492,25 +558,15 @@ static Answer
 run(CpRemote *remote, const char *sql, CpTime deadline)
 {
 	Answer answer = {0};
-	PGresult *result;
-	bool goes_on = cp_remote_send(remote, sql, -1, NULL, NULL);
+	bool is_over = false;
 
-	if (!goes_on)
-		answer.error = cp_message_why_lost(remote->conn, NULL);
-	while (goes_on)
+	if (cp_remote_send(remote, sql, -1, NULL, NULL))
 	{
-		if (!await_result(remote, deadline))
-		{
-			answer.error = _("no answer in time");
-			break;
-		}
-		result = PQgetResult(remote->conn);
-		if (result == NULL)
-			break;
-		goes_on = take_result(&answer, remote->conn, result);
-		PQclear(result);
+		while (await_result(&answer, remote, deadline) &&
+			   take_next(&answer, remote->conn, &is_over))
+			;
 	}
-	answer.is_lost = !goes_on || PQstatus(remote->conn) != CONNECTION_OK ||
+	answer.is_lost = !is_over || PQstatus(remote->conn) != CONNECTION_OK ||
 		PQtransactionStatus(remote->conn) != PQTRANS_IDLE;
 	if (answer.is_lost && answer.error == NULL)
 		answer.error = cp_message_why_lost(remote->conn, NULL);
@@ -705,6 +761,8 @@ run_on_lease(CpDiagnosis *d, CpLease *lease)
 				 errmsg("the lease was taken away before it was used")));
 	lease->usage.queries++;
 	answer = run(lease->remote, "SELECT 1", step_deadline(d));
+	/* what never ends is not waited for, nor asked to stop */
+	lease->beyond_recovery = answer.is_refused;
 	if (answer.is_lost)
 		ereport(ERROR,
 				(errcode(CP_ERRCODE_LOST),

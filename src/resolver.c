@@ -2,14 +2,16 @@
  * resolver.c
  *		Looks host names up without blocking: getaddrinfo() in threads.
  *
- * Runs in the dialer only, which calls it; must never wait for a lookup.
+ * Runs in the dialer, called by dialer.c, and in client backends, called by probe.c;
+ * must never wait for a lookup.
  *
  * Threads, although a process of PostgreSQL has only one: getaddrinfo() knows
  * no time limit and cannot be interrupted, and nothing in POSIX can be waited
  * for in its place.  In the dialer itself, a name server that does not answer
- * would hold up all pools; a process for each lookup would take a slot of
- * max_worker_processes, and would have to be waited for at the server's end.  A
- * thread that hangs costs a stack, and exit() does not wait for it.
+ * would hold up all pools, and a session could not be cancelled; a process for
+ * each lookup would take a slot of max_worker_processes, and would have to be
+ * waited for at the server's end.  A thread that hangs costs a stack, and exit()
+ * does not wait for it.
  *
  * What keeps that safe: a thread calls nothing but the C library.  It has all
  * signals blocked, so that PostgreSQL's handlers run where they always did; its
@@ -48,7 +50,7 @@ struct CpLookup
 	bool done;
 	int users;		/* who waits for it; without any it is freed when it is done */
 	CpLookup *next; /* in running, until it is done */
-	/* the thread's until done, then the dialer's */
+	/* the thread's until done, then the process's */
 	int error; /* of getaddrinfo(), 0 = found */
 	int system_error;
 	struct addrinfo *found;
@@ -66,6 +68,9 @@ static CpLookup *running = NULL;
 
 /* reading and writing end; fixed before the first thread */
 static int pipe_ends[2] = {-1, -1};
+
+/* set when the process ends */
+static int exit_code;
 
 /* ---- in a thread ---- */
 
@@ -108,7 +113,7 @@ look_up(void *arg)
 	threads--;
 	pthread_mutex_unlock(&mutex);
 
-	/* from here on it is the dialer's, if that still wants it */
+	/* from here on it is the process's, if that still wants it */
 	if (!wanted)
 		free_lookup(lookup);
 	/* also if it is not wanted: there is room for one more thread.  Full will do. */
@@ -117,7 +122,7 @@ look_up(void *arg)
 	return NULL;
 }
 
-/* ---- in the dialer ---- */
+/* ---- in the process that asks ---- */
 
 /* Closed on exec and non-blocking; what fails leaves errno. */
 static bool
@@ -128,11 +133,10 @@ prepare(int fd)
 
 /*
  * exit() would run the destructors of libraries that a thread may be in just now,
- * and a crash takes the whole server with it.  Called after all other callbacks of
- * this process, when nothing but that is left.
+ * and a crash takes the whole server with it.
  */
 static void
-leave_threads(int code, Datum arg)
+leave_threads(void)
 {
 	bool any;
 
@@ -140,13 +144,26 @@ leave_threads(int code, Datum arg)
 	any = threads > 0;
 	pthread_mutex_unlock(&mutex);
 	if (any)
-		_exit(code);
+		_exit(exit_code);
+}
+
+/*
+ * What is registered last with exit() runs first: before any destructor, and since
+ * that is done only now, after all callbacks of this process.
+ */
+static void
+at_process_exit(int code, Datum arg)
+{
+	/* unknown if some library has called exit() */
+	exit_code = code >= 0 ? code : 1;
+	if (atexit(leave_threads) != 0)
+		leave_threads();
 }
 
 int
 cp_resolver_init(void)
 {
-	on_proc_exit(leave_threads, 0);
+	on_proc_exit(at_process_exit, 0);
 	if (pipe(pipe_ends) < 0)
 		return -1;
 	if (prepare(pipe_ends[0]) && prepare(pipe_ends[1]))

@@ -2,11 +2,11 @@
  * resolver.h
  *		Looks host names up without blocking: getaddrinfo() in threads.
  *
- * Runs in the dialer only.  getaddrinfo() knows no time limit and cannot be
- * interrupted; one name server that does not answer would hold up all pools, and
- * the end of the server with them.  A thread touches nothing of PostgreSQL: it
- * has its own memory from malloc, all signals blocked, and writes a byte into a
- * pipe when it is done.
+ * Runs in the dialer, and in client backends that diagnose.  getaddrinfo() knows no
+ * time limit and cannot be interrupted; one name server that does not answer would
+ * hold up all pools, and the end of the server with them, or a session that nobody
+ * could cancel.  A thread touches nothing of PostgreSQL: it has its own memory from
+ * malloc, all signals blocked, and writes a byte into a pipe when it is done.
  */
 #ifndef CP_RESOLVER_H
 #define CP_RESOLVER_H
@@ -15,7 +15,8 @@ typedef struct CpLookup CpLookup;
 
 /*
  * Makes the pipe; its reading end becomes readable when a lookup is done. -1 = failed.
- * From here on the process ends by _exit() if there are threads at its end.
+ * Once for a process, which from here on ends by _exit() if there are threads at its
+ * end, when all its callbacks have run.
  */
 extern int cp_resolver_init(void);
 

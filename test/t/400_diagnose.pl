@@ -5,7 +5,7 @@ use warnings;
 
 use SilentNameServer;
 use ConpoolTest;
-use FakeServer qw(greet hang message ready one_row);
+use FakeServer qw(greet hang message parameter ready row_header one_row);
 use IO::Socket::INET;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -21,7 +21,8 @@ my $remote = new_remote('remote');
 my $local;
 {
 	local $ENV{LD_PRELOAD} = silent_names();
-	$local = new_local('local', conf => 'conpool.validate_interval = 0');
+	$local = new_local('local',
+		conf => "conpool.validate_interval = 0\nlog_disconnections = on");
 }
 setup_local($local, $remote);
 my $port = $remote->port;
@@ -34,7 +35,64 @@ sub remote_error
 	return $peer->send(message('E', "SERROR\0VERROR\0C$sqlstate\0M$text\0\0") . ready());
 }
 
+# Answers a statement with a beginning and then, for ever, with more of the same.
+sub flood
+{
+	my ($peer, $beginning, @more) = @_;
+	my $n = 0;
+	$peer->send($beginning);
+	while (1)
+	{
+		# all of it, or what comes next would be nonsense
+		my $left = join '', map { ref ? $_->($n++) : $_ x 1000 } @more;
+		while (length $left)
+		{
+			my $sent = syswrite $peer, $left or return 0;
+			substr $left, 0, $sent, '';
+		}
+	}
+}
+
+sub drip
+{
+	my ($peer) = @_;
+	usleep(10_000) while $peer->send(message('N', "SNOTICE\0C00000\0Mno\0\0"));
+	return 0;
+}
+
+my $row = message('D', pack('nNa', 1, 1, '1'));
+my %flood = (
+	rows => [ row_header(), $row ],
+	sets => [ '', row_header() . $row . message('C', "SELECT 1\0") ],
+	commands => [ '', message('C', "SELECT 1\0") ],
+	empty_statements => [ '', message('I', '') ],
+	errors => [ '', message('E', "SERROR\0C22012\0Mno\0\0") ],
+	notices => [ '', message('N', "SNOTICE\0C00000\0Mno\0\0") ],
+	notifications => [ '', message('A', pack('N', 1) . "a\0b\0") ],
+	parameters => [ '', sub { join '', map { parameter("p$_[0].$_" => 'x') } 1 .. 1000 } ],
+	copied => [ message('H', pack 'Cn', 0, 0), message('d', 'x') ],
+	copying => [ message('G', pack 'Cn', 0, 0), message('N', "SNOTICE\0C00000\0Mno\0\0") ],
+	long_row => [ row_header() . 'D' . pack('NnN', 500_000_010, 1, 500_000_000), 'x' x 100 ]);
+
+# Whatever is asked first is answered with that.
+sub instead_of_an_answer
+{
+	my ($do, @what) = @_;
+	return { greeting => sub {
+			my ($peer) = @_;
+			greet($peer);
+			return sysread($peer, my $any, 8192) ? $do->($peer, @what) : 0;
+		} };
+}
+
 my $fake = FakeServer->new({
+	(map { $_ => instead_of_an_answer(\&flood, @{ $flood{$_} }) } keys %flood),
+	drips => instead_of_an_answer(\&drip),
+	drips_in_pool => {
+		answer => sub {
+			my ($peer, $sql) = @_;
+			return $sql =~ /^SELECT 1\0/ ? drip($peer) : $peer->send(one_row() . ready());
+		} },
 	good => {},
 	mute => { greeting => sub { hang(@_) } },
 	dumb => { greeting => sub { greet(@_); hang(@_) } },
@@ -133,12 +191,19 @@ sub all_well
 	return;
 }
 
-# Descriptors of a session.
+# Descriptors of a session, but for files, which the server opens and closes as it likes.
 sub descriptors
 {
 	my ($session) = @_;
-	my @open = glob sprintf '/proc/%d/fd/*', $session->{pid};
+	my @open = grep { (readlink // '') !~ m{^/} } glob sprintf '/proc/%d/fd/*', $session->{pid};
 	return scalar @open;
+}
+
+# The most memory that a session has had, in kilobytes.
+sub memory
+{
+	my ($session) = @_;
+	return slurp_file("/proc/$session->{pid}/status") =~ /^VmHWM:\s+(\d+)/m ? $1 : 0;
 }
 
 # Nothing is leased, waited for, being opened or locked. Closing may take a moment.
@@ -368,6 +433,33 @@ fails_at(
 	do { my $f = diagnose('answers_two'); $f->{'remote max_connections'}{ok} = 't'; $f },
 	'pool query', qr/something else than 1/, qr/log of the remote/, 'another answer');
 
+# what never ends is seen to be no answer, wherever it comes
+{
+	my $session = WireClient->new($local);
+	diagnose('good', $session);
+	my $open = descriptors($session);
+	my $memory = memory($session);
+	foreach my $name (sort keys %flood)
+	{
+		create_fake($name => q{connect_timeout '30'});
+		my $begun = time;
+		$found = diagnose($name, $session);
+		cmp_ok(time - $begun, '<', 3, "endless $name: at once");
+		foreach my $step ('round trip time', 'pool query')
+		{
+			is(describe($found->{$step}{ok}), 'f', "endless $name: $step");
+			like(describe($found->{$step}{detail}), qr/something that was not asked for/,
+				"endless $name: detail");
+		}
+		cmp_ok(descriptors($session), '<=', $open, "endless $name: no descriptor is left");
+	}
+	nothing_left('endless answers');
+	my $grown = memory($session) - $memory;
+	note "figure: session_memory_after_endless_answers = $grown kB";
+	cmp_ok($grown, '<', 16_384, 'and not kept');
+	$session->hang_up;
+}
+
 create_server($local, $remote, 'greedy', options => q{max_size '50'});
 $local->safe_psql('postgres', q{
 	CREATE USER MAPPING FOR PUBLIC SERVER greedy
@@ -476,7 +568,7 @@ create('silent', 'db.hangs', $port, '');
 $local->safe_psql('postgres', q{ALTER SERVER dark OPTIONS (SET connect_timeout '30')});
 $local->safe_psql('postgres', q{ALTER SERVER mute OPTIONS (SET connect_timeout '30')});
 $local->safe_psql('postgres', q{ALTER SERVER dumb OPTIONS (SET connect_timeout '30')});
-create_fake(mute_in_pool => q{connect_timeout '30'});
+create_fake($_ => q{connect_timeout '30'}) foreach qw(mute_in_pool drips drips_in_pool);
 
 # What each hangs in can be seen by the time that it takes otherwise.
 my %hangs = (
@@ -484,12 +576,14 @@ my %hangs = (
 	dark => 'TCP',
 	mute => 'login',
 	dumb => 'round trip time',
-	mute_in_pool => 'pool query');
+	drips => 'round trip time, by and by',
+	mute_in_pool => 'pool query',
+	drips_in_pool => 'pool query, by and by');
 foreach my $server (sort keys %hangs)
 {
 	my $session = WireClient->new($local);
 	# stopping what runs on a lease may take its time
-	my $limit = $server eq 'mute_in_pool' ? 3.5 : 1.5;
+	my $limit = $server =~ /_in_pool$/ ? 3.5 : 1.5;
 	$session->query(q{SELECT count(*) FROM conpool.diagnose('named')});
 	my $open = descriptors($session);
 
@@ -556,6 +650,9 @@ is($session->result->{error}, '57014', 'cancelled');
 $session->hang_up;
 wait_for($local, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $session->{pid})",
 	'a session whose lookup hangs ends');
+wait_until(
+	sub { slurp_file($local->logfile) =~ /\[$session->{pid}\] .*disconnection: session time/ },
+	'as others do');
 
 # --- no broker, no library -------------------------------------------------------------------------
 
