@@ -1,6 +1,7 @@
 # What is in monitoring/, with the real programs: prometheus-postgres-exporter and
 # prometheus watch a live pool. Every metric that rules and dashboard name is
 # there, the histograms tell the truth, and each alert is raised by what it is for.
+# Users can neither multiply the series nor have the queries call what is theirs.
 use strict;
 use warnings;
 
@@ -125,7 +126,7 @@ append_to_file("$work/alerts.yml", $rules);
 # --- a live pool, watched by a role that is no superuser --------------------------
 
 my $remote = new_remote('remote');
-my $local = new_local('local');
+my $local = new_local('local', conf => 'conpool.max_size = 1');
 setup_local($local, $remote);
 create_server($local, $remote, 'known', options => q{max_size '2'});
 create_server($local, $remote, 'leaky', options => q{max_size '3', leak_threshold '500ms'});
@@ -136,6 +137,7 @@ my $closed_port = PostgreSQL::Test::Cluster::get_free_port();
 $local->safe_psql('postgres', qq{
 	CREATE ROLE monitor LOGIN;
 	GRANT pg_monitor TO monitor;
+	ALTER ROLE monitor SET search_path = pg_catalog, pg_temp;
 	CREATE SERVER gone FOREIGN DATA WRAPPER conpool
 		OPTIONS (host '127.0.0.1', port '$closed_port', dbname 'nowhere', min_size '1');
 	CREATE USER MAPPING FOR postgres SERVER gone OPTIONS (user 'nobody', password 'x');
@@ -192,10 +194,11 @@ $local->safe_psql('postgres', q{
 	SELECT conpool.exec('known', format('SELECT pg_sleep(%s)', s))
 	FROM unnest(array_fill(0.04, ARRAY[15]) || ARRAY[0.15, 0.15, 0.15, 0.6]) AS s});
 wait_for_pool($local, 'known', 'leased = 0', 'they are over');
-wait_until(sub { (value(q{conpool_checkouts_total{foreign_server="known"}}) // 0) == 20 },
+wait_until(sub { (value(q{conpool_checkout_seconds_count{foreign_server="known"}}) // 0) == 20 },
 	'their metrics arrive', $limit);
+is(value(q{conpool_checkouts_total{foreign_server="known"}}), 20, 'counters have them, too');
 
-my %total = (wait => 'total_wait_time', checkout => 'total_checkout_time',
+my %total = (wait => '(total_wait_time - total_failed_wait_time)', checkout => 'total_checkout_time',
 	connect => 'total_connect_time', remote => 'total_remote_time');
 foreach my $kind (sort keys %total)
 {
@@ -255,10 +258,68 @@ foreach my $from ($count, "rate($count\[1m])")
 	}
 }
 
+# --- waits of callers for whom none can be opened ----------------------------------
+
+create_server($local, $remote, 'mended');
+my $port = $remote->port;
+my $caller = WireClient->new($local);
+$caller->query("ALTER SERVER mended OPTIONS (SET port '$closed_port')");
+is($caller->query(q{SELECT conpool.exec('mended', 'SELECT 1')})->{error}, '08001',
+	'no connection can be opened');
+$caller->query("ALTER SERVER mended OPTIONS (SET port '$port')");
+is($caller->query(q{SELECT conpool.exec('mended', 'SELECT 1')})->{error}, undef, 'then one can');
+is( $local->safe_psql('postgres', q{SELECT total_failed_wait_time > 0 FROM conpool.stat_pools
+									WHERE server = 'mended'}),
+	't', 'both have waited');
+wait_until(sub { (value(q{conpool_wait_seconds_count{foreign_server="mended"}}) // 0) == 1 },
+	'one wait arrives', $limit);
+my $only = $local->safe_psql('postgres',
+	q{SELECT wait_max / 1000 FROM conpool.stat_pools WHERE server = 'mended'});
+cmp_ok(abs(value(q{conpool_wait_seconds_sum{foreign_server="mended"}}) - $only), '<', 1e-9,
+	'the sum is that wait, and nothing else');
+
+# --- labels that users could choose ------------------------------------------------
+
+my @strings = (
+	conninfo($remote),
+	conninfo($remote) =~ s/^host=/hostaddr=/r,
+	"postgresql://127.0.0.1:$port/$ConpoolTest::remote_db?user=regress_remote&password=remote-secret");
+foreach my $string (@strings)
+{
+	is($caller->query("SELECT conpool.exec('$string', 'SELECT 1')")->{error}, undef,
+		'a connection string is used');
+}
+my $ad_hoc = q{server LIKE 'host%=%'};
+is( $local->safe_psql('postgres',
+		"SELECT count(*), count(DISTINCT server), sum(size) FROM conpool.pools WHERE $ad_hoc"),
+	'3|2|3', 'each has a pool, two have one name');
+my $folded = q({foreign_server="(connection string)", database="postgres", role="postgres"});
+wait_until(sub { (value("conpool_checkouts_total$folded") // 0) == 3 },
+	'they are one, and all is summed up', $limit);
+is(value("conpool_pool_size$folded"), 3, 'so are gauges');
+is(value("conpool_remote_seconds_count$folded"), 3, 'and histograms');
+my $sum = $local->safe_psql('postgres',
+	"SELECT sum(total_remote_time) / 1000 FROM conpool.stat_pools WHERE $ad_hoc");
+cmp_ok(abs(value("conpool_remote_seconds_sum$folded") - $sum), '<', 1e-6, 'and their sums');
+
+my %raised = (23505 => 2, P0ABC => 1, P0ABD => 2, ZZ001 => 1, QQ002 => 1, QQ003 => 1);
+foreach my $code (sort keys %raised)
+{
+	my $do = "DO \$do\$BEGIN RAISE 'none' USING ERRCODE = '$code'; END\$do\$";
+	is($caller->query("SELECT conpool.exec('known', \$sql\$$do\$sql\$)")->{error}, $code, "$code is raised")
+	  for 1 .. $raised{$code};
+}
+wait_until(sub { (value(q{sum(conpool_errors_total{foreign_server="known"})}) // 0) == 8 },
+	'all errors are counted', $limit);
+is( join(' ', sort map { "$_->{metric}{sqlstate}=$_->{value}[1]" }
+		  series(q{conpool_errors_total{foreign_server="known"}})),
+	'23505=2 P0xxx=3 other=3', 'rare ones by class, classes that do not exist as one');
+is( join(' ', uniq map { $_->{metric}{foreign_server} } series(q({foreign_server=~".*=.*"}))),
+	'', 'no connection string is a label');
+
 # --- what is raised by what -------------------------------------------------------
 
 # the remote of this one is out of reach since the start, and somebody needs it
-my $caller = WireClient->new($local);
 wait_until(
 	sub {
 		$caller->query(q{SELECT conpool.exec('gone', 'SELECT 1')});
@@ -278,6 +339,26 @@ $waits->send(q{SELECT conpool.exec('small', 'SELECT 1')});
 fires('ConpoolLeaseAbandoned', foreign_server => 'leaky', class => 'abandoned');
 fires('ConpoolLeak', foreign_server => 'leaky', class => 'idle');
 fires('ConpoolPoolExhausted', foreign_server => 'small');
+
+my @idlers = map { WireClient->new($local) } 1 .. 2;
+$idlers[0]->query("SELECT conpool.checkout('$strings[0]', 'session')");
+$idlers[1]->send("SELECT conpool.checkout('$strings[0]', 'session')");
+fires('ConpoolPoolExhausted', foreign_server => '(connection string)');
+is(value("conpool_pool_leased$folded"), 1, 'for one of them, which is full');
+is(value("conpool_pool_effective_max_size$folded"), 3, 'though the others are not');
+
+$local->safe_psql('postgres', 'CREATE ROLE other LOGIN');
+create_server($local, $remote, 'shared', options => q{max_size '2', max_server_size '1'});
+$local->safe_psql('postgres', q{
+	CREATE USER MAPPING FOR other SERVER shared
+		OPTIONS (user 'regress_remote', password 'remote-secret');
+	GRANT USAGE ON FOREIGN SERVER shared TO other});
+my $other = WireClient->new($local, user => 'other');
+$other->query(q{SELECT conpool.checkout('shared', 'session')});
+$idlers[2] = WireClient->new($local);
+$idlers[2]->send(q{SELECT conpool.checkout('shared', 'session')});
+fires('ConpoolPoolExhausted', foreign_server => 'shared', role => 'postgres');
+
 cmp_ok(value(q{conpool_pool_longest_wait_seconds{foreign_server="small"}}), '>', 0.5,
 	'the longest wait goes on');
 cmp_ok(value(q{conpool_pool_longest_lease_seconds{foreign_server="small"}}), '>', 0.5,
@@ -351,6 +432,97 @@ foreach my $rule (@rules)
 	ok($rule->{annotations}{summary} && $rule->{annotations}{description}, '... and it what is wrong');
 	like($unit_tests, qr/alertname: $rule->{name}\b/, '... and is tested');
 }
+
+# --- what others may have put into the way of the queries ------------------------------
+
+my @queries = slurp_file("$dir/conpool-queries.yml") =~ /^  query: \|\n((?: {4}.*\n)+)/mg;
+my %called = map { $_ => 1 } map { /\b(\w+)\(/g } @queries;
+is(scalar @queries, 6, 'there are queries');
+ok($called{sum} && $called{width_bucket}, 'which call functions');
+
+# Whatever name they use, for all pairs of types, in a schema where everybody may
+# create: the trap has the types of the expression, so it is preferred wherever
+# pg_catalog has none with just these.
+$local->safe_psql('postgres', q{
+	CREATE DATABASE trapped;
+	CREATE ROLE hostile LOGIN;
+	CREATE ROLE careless LOGIN;
+	GRANT pg_monitor TO careless});
+$local->safe_psql('trapped', q{
+	CREATE EXTENSION conpool;
+	GRANT CREATE ON SCHEMA public TO hostile;
+	CREATE TABLE public.sprung (by text);
+	GRANT INSERT ON public.sprung TO PUBLIC});
+my $names = join ',', map { "'$_'" } sort keys %called;
+$local->safe_psql('trapped', qq{
+	DO \$do\$
+	DECLARE
+		types constant text[] := '{int4, int8, float8, numeric, text, bool, interval, float8[], text[]}';
+		record constant text := 'LANGUAGE plpgsql AS \$\$BEGIN
+			INSERT INTO public.sprung VALUES (%L); RETURN %s; END\$\$';
+		l text;
+		r text;
+		name text;
+	BEGIN
+		FOREACH l IN ARRAY types LOOP
+			FOREACH name IN ARRAY ARRAY[$names] LOOP
+				EXECUTE format('CREATE FUNCTION public.%I(a %s) RETURNS %s ' || record,
+							   name, l, l, name, 'a');
+			END LOOP;
+			FOREACH r IN ARRAY types LOOP
+				FOREACH name IN ARRAY ARRAY[$names] LOOP
+					EXECUTE format('CREATE FUNCTION public.%I(a %s, b %s) RETURNS %s ' || record,
+								   name, l, r, l, name, 'a');
+				END LOOP;
+				EXECUTE format('CREATE FUNCTION public.trap(a %s, b %s) RETURNS %s ' || record,
+							   l, r, l, l || ' op ' || r, 'a');
+				EXECUTE format('CREATE FUNCTION public.trap_if(a %s, b %s) RETURNS bool ' || record,
+							   l, r, l || ' cmp ' || r, 'true');
+				FOREACH name IN ARRAY '{^,*,/,%,+,-,||}'::text[] LOOP
+					EXECUTE format('CREATE OPERATOR public.%s (FUNCTION = public.trap,
+								   LEFTARG = %s, RIGHTARG = %s)', name, l, r);
+				END LOOP;
+				FOREACH name IN ARRAY '{=,<>,<,<=,>,>=,~~,!~~,~,!~}'::text[] LOOP
+					EXECUTE format('CREATE OPERATOR public.%s (FUNCTION = public.trap_if,
+								   LEFTARG = %s, RIGHTARG = %s)', name, l, r);
+				END LOOP;
+			END LOOP;
+		END LOOP;
+	END \$do\$}, extra_params => [ '-U', 'hostile' ]);
+
+# What a statement gives, to a role that has pg_monitor and nothing else.
+sub as_careless
+{
+	my ($sql) = @_;
+	my ($status, $out, $err) =
+	  $local->psql('trapped', $sql, extra_params => [ '-U', 'careless' ], on_error_stop => 1);
+	note $err if $err ne '';
+	return $status == 0 ? $out : "error: $err";
+}
+
+as_careless($_)
+  foreach 'SELECT 2 ^ 6', 'SELECT 1::float8 / 1000', 'SELECT count(1)',
+  q{SELECT width_bucket(1::float8, '{1}'::float8[])};
+my $sprung = q{SELECT string_agg(by, ', ' ORDER BY by COLLATE "C") FROM public.sprung};
+is($local->safe_psql('trapped', $sprung),
+	'count, float8 op int4, int4 op int4, width_bucket', 'the traps work');
+$local->safe_psql('trapped', 'TRUNCATE public.sprung');
+
+foreach my $query (@queries)
+{
+	my ($first) = $query =~ /^ *(.*)$/m;
+	like(as_careless($query), qr/^(?!error)/, "$first: runs");
+	# also what no row led to: a view depends on what is not PostgreSQL's own
+	is( as_careless(qq{
+			CREATE TEMP VIEW query AS $query;
+			SET search_path = pg_catalog, pg_temp;
+			SELECT pg_describe_object(refclassid, refobjid, 0)
+			FROM pg_depend JOIN pg_rewrite ON objid = pg_rewrite.oid
+			WHERE classid = 'pg_rewrite'::regclass AND ev_class = 'query'::regclass
+			  AND refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)}),
+		'', '... come from nothing but PostgreSQL and the views');
+}
+is($local->safe_psql('trapped', $sprung), '', 'no trap was called');
 
 # --- the end of those who tell ------------------------------------------------------
 
