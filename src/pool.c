@@ -1097,8 +1097,6 @@ dispose(CpCheckin *c, CpSharedPool *pool, CpTime now, CpAftermath *after)
 
 	if (reason != CP_CLOSE_UNKNOWN)
 		disposition = CP_CHECKIN_CLOSE;
-	else if (slot->unshared)
-		reason = CP_CLOSE_UNSHARED;
 	else
 		reason = c->unfit ? CP_CLOSE_UNFIT : CP_CLOSE_LOST;
 	slot->in_transaction = c->in_transaction;

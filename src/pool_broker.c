@@ -170,7 +170,7 @@ cp_pool_ending(int slot, uint64 generation, int pid)
 	{
 		if (s->state == CP_SLOT_LEASED)
 			cp_stats_checkin(&cp_pools[p].stats, cp_now() - s->leased_at);
-		s->leaving = s->unshared ? CP_CLOSE_UNSHARED : CP_CLOSE_LOST;
+		s->leaving = CP_CLOSE_LOST;
 		cp_slot_set_state(slot, CP_SLOT_CLOSING);
 		result = s->generation;
 		cp_pool_dispatch(p, &after, NULL);

@@ -250,8 +250,6 @@ reason_text(CpCloseReason reason)
 			return "found dead";
 		case CP_CLOSE_LOST:
 			return "lost, or in doubt, at checkin";
-		case CP_CLOSE_UNSHARED:
-			return "unshared, and its lease has ended";
 		case CP_CLOSE_UNFIT:
 			return "not fit for others: it listens, or is no primary any more";
 		case CP_CLOSE_RESET:

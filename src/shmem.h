@@ -116,7 +116,6 @@ typedef enum CpCloseReason
 	CP_CLOSE_STOPPING,	/* the server, or the broker, stops */
 	CP_CLOSE_DEAD,		/* found dead while idle */
 	CP_CLOSE_LOST,		/* lost, or in doubt, when its holder gave it back */
-	CP_CLOSE_UNSHARED,	/* its lease has ended */
 	CP_CLOSE_UNFIT,		/* not to be used by others: it listens, is no primary ... */
 	CP_CLOSE_RESET,		/* its reset failed */
 	CP_CLOSE_RECLAIMED,
