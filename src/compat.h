@@ -30,6 +30,7 @@
 	pg_foreign_server_aclcheck((oid), (role), (mode))
 #define cp_server_ownercheck(oid, role) pg_foreign_server_ownercheck((oid), (role))
 #else
+#include "catalog/pg_foreign_server.h"
 #define cp_server_aclcheck(oid, role, mode) \
 	object_aclcheck(ForeignServerRelationId, (oid), (role), (mode))
 #define cp_server_ownercheck(oid, role) \

@@ -536,7 +536,7 @@ static bool
 take_next(Answer *answer, PGconn *conn, bool *is_over)
 {
 	PGresult *result = PQgetResult(conn);
-	bool goes_on;
+	volatile bool goes_on = false;
 
 	*is_over = result == NULL;
 	if (*is_over)
