@@ -100,7 +100,8 @@ sub counter
 }
 
 # All times that the views show, but those that are too far from the clock's.
-# (stats_reset is what the clock showed then.)
+# (stats_reset, and what is told of leaks that are over, is what the clock showed
+# then.)
 sub times_that_cannot_be
 {
 	my $rows = join ' UNION ALL ',
@@ -111,6 +112,7 @@ sub times_that_cannot_be
 		SELECT view, columns ->> 'server', key, value, clock_timestamp()
 		FROM ($rows) AS r, jsonb_each_text(columns)
 		WHERE value ~ '^\\d+-\\d\\d-\\d\\dT' AND key <> 'stats_reset' AND
+			columns ->> 'outcome' IS NULL AND
 			CASE WHEN key IN ('expires_at', 'next_attempt', 'upkeep_next_try')
 				 THEN value::timestamptz NOT BETWEEN clock_timestamp() - interval '5 min'
 						AND clock_timestamp() + interval '31 min'
