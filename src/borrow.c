@@ -24,6 +24,7 @@
 #include "guc.h"
 #include "leak.h"
 #include "message.h"
+#include "secret.h"
 #include "vault.h"
 #include "wait_events.h"
 
@@ -264,7 +265,7 @@ give_up(CpLease *lease)
 static void
 throw_connect_error(const CpTarget *target, CpFailure what, int sqlstate, const char *message)
 {
-	message = cp_problem_text(message);
+	message = cp_secret_mask(message);
 	if (what == CP_FAILURE_LOGIN)
 		ereport(ERROR,
 				(errcode(sqlstate),
@@ -675,24 +676,10 @@ check_out(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 	}
 }
 
-/* A text (or NULL) of which the first `len` bytes are shown to others. */
-static const char *
-text_to_show(const char *text, int len)
-{
-	for (int i = 0; text != NULL && i < len && text[i] != '\0'; i++)
-	{
-		/* one look is enough at nearly all characters */
-		if (((text[i] | 0x20) == 'p' && pg_strncasecmp(text + i, "password", 8) == 0) ||
-			(text[i] == ':' && strncmp(text + i, "://", 3) == 0))
-			return "<hidden: it may hold a password>";
-	}
-	return text;
-}
-
 const char *
 cp_borrow_statement_to_show(void)
 {
-	return text_to_show(debug_query_string, CP_SQL_LEN);
+	return cp_secret_mask_sql(debug_query_string, CP_SQL_LEN);
 }
 
 /*
@@ -705,7 +692,7 @@ stack_to_show(const CpLease *lease)
 	if (error_context_stack == NULL ||
 		(lease->scope == CP_SCOPE_STATEMENT && !lease->is_explicit))
 		return NULL;
-	return text_to_show(GetErrorContextStack(), CP_STACK_LEN);
+	return cp_secret_mask_sql(GetErrorContextStack(), CP_STACK_LEN);
 }
 
 /* Does the server's definition ask for one that can be written to? */
@@ -756,7 +743,7 @@ log_long_wait(const CpLease *lease, const CpTarget *target, CpTime wait)
 	if (cp_guc_log_min_wait < 0 || wait < (CpTime) cp_guc_log_min_wait * 1000)
 		return;
 	hide = target->key.kind == CP_POOL_CONNINFO ||
-		text_to_show(debug_query_string, INT_MAX) != debug_query_string;
+		cp_secret_mask_sql(debug_query_string, INT_MAX) != debug_query_string;
 	ereport(LOG,
 			(errmsg("waited %.3f ms for a connection of pool \"%s\"", wait / 1e3, target->name),
 			 errdetail_internal("%s", cp_pool_describe(lease->pool)),

@@ -23,6 +23,7 @@
 #include "conninfo.h"
 #include "diagnose_internal.h"
 #include "message.h"
+#include "secret.h"
 
 #define STEPS (CP_STEP_QUERY + 1)
 
@@ -41,7 +42,7 @@ typedef struct StepType
 static const char *
 showable(const char *text)
 {
-	return text != NULL ? cp_problem_text(cp_message_valid_text(text)) : NULL;
+	return text != NULL ? cp_secret_mask(cp_message_valid_text(text)) : NULL;
 }
 
 void

@@ -41,6 +41,7 @@
 #include "pool.h"
 #include "remote.h"
 #include "resolver.h"
+#include "secret.h"
 #include "vault.h"
 #include "wait_events.h"
 
@@ -251,7 +252,7 @@ complain(const CpOrder *order, int sqlstate, const char *message)
 				(errcode(sqlstate != 0 ? sqlstate : CP_ERRCODE_UNREACHABLE),
 				 errmsg("could not open a connection of pool \"%s\" ahead of demand",
 						info->name),
-				 errdetail_internal("%s", cp_problem_text(message)),
+				 errdetail_internal("%s", cp_secret_mask(message)),
 				 errhint("This is tried again; see the view conpool.pools.")));
 	complained[order->pool] = order->pool_generation;
 }

@@ -790,19 +790,13 @@ cp_pool_connected(CpCheckout *c, const CpConnected *info)
 	return c->generation;
 }
 
-const char *
-cp_problem_text(const char *message)
-{
-	return cp_secret_mask(message);
-}
-
 void
 cp_problem_note(CpProblem *problem, int sqlstate, const char *message, CpTime now)
 {
 	bool cut;
 	int len;
 
-	message = message ? cp_problem_text(message) : "";
+	message = message ? cp_secret_mask(message) : "";
 	len = (int) strlen(message);
 
 	cut = len >= CP_MESSAGE_LEN;

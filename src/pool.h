@@ -11,12 +11,6 @@
 
 #include "shmem.h"
 
-/*
- * A message that came from a remote, as views and the log may show it: itself, or,
- * if it may hold a password, a constant text.
- */
-extern const char *cp_problem_text(const char *message);
-
 /* ---- finding pools ---- */
 
 /*

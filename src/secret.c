@@ -9,6 +9,8 @@
 
 #include "secret.h"
 
+static const char hidden[] = "<hidden: it may hold a password>";
+
 /*
  * Servers repeat what they were told, such as a database's name that is a
  * connection string by mistake.
@@ -30,5 +32,18 @@ may_hold_password(const char *text)
 const char *
 cp_secret_mask(const char *text)
 {
-	return may_hold_password(text) ? "<hidden: it may hold a password>" : text;
+	return may_hold_password(text) ? hidden : text;
+}
+
+const char *
+cp_secret_mask_sql(const char *text, int len)
+{
+	for (int i = 0; text != NULL && i < len && text[i] != '\0'; i++)
+	{
+		/* one look is enough at nearly all characters */
+		if (((text[i] | 0x20) == 'p' && pg_strncasecmp(text + i, "password", 8) == 0) ||
+			(text[i] == ':' && strncmp(text + i, "://", 3) == 0))
+			return hidden;
+	}
+	return text;
 }

@@ -15,4 +15,11 @@
  */
 extern const char *cp_secret_mask(const char *text);
 
+/*
+ * The same for SQL, or a call stack (or NULL), of which the first `len` bytes are
+ * shown: there the word alone will do, since it may be an option or a connection
+ * string.
+ */
+extern const char *cp_secret_mask_sql(const char *text, int len);
+
 #endif /* CP_SECRET_H */
