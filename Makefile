@@ -43,13 +43,19 @@ DATA = $(sort $(wildcard sql/conpool--*.sql))
 # Only some minor releases have the function; the code refers to it weakly.
 PROXY_CONNINFO = libpqsrv_check_proxy_conninfo_opts
 PROXY_CONNINFO_HEADER = $(includedir_server)/libpq/libpq-be-fe-helpers.h
+# Encrypted connections are shared if there is OpenSSL, libpq's TLS library, to
+# build with; TLS=no builds without it.
+TLS = $(shell grep -qs 'define USE_OPENSSL 1' $(includedir_server)/pg_config.h && \
+	printf '\043include <openssl/ssl.h>\n' | $(CC) $(CPPFLAGS) -E -x c - >/dev/null 2>&1 && \
+	echo yes)
 PG_CPPFLAGS = -I$(libpq_srcdir) \
 	$(shell grep -qs $(PROXY_CONNINFO) $(PROXY_CONNINFO_HEADER) && \
-		echo -DHAVE_LIBPQSRV_CHECK_PROXY_CONNINFO)
+		echo -DHAVE_LIBPQSRV_CHECK_PROXY_CONNINFO) \
+	$(if $(filter yes,$(TLS)),-DCP_USE_OPENSSL)
 SHLIB_LINK_INTERNAL = $(libpq)
-# The dialer looks names up in threads.
+# The dialer looks names up in threads, the tunnel connects in them.
 PG_CFLAGS = $(PTHREAD_CFLAGS)
-SHLIB_LINK = $(PTHREAD_LIBS)
+SHLIB_LINK = $(PTHREAD_LIBS) $(if $(filter yes,$(TLS)),-lssl -lcrypto)
 
 # No bitcode: it would need clang, and there is nothing to inline into a query.
 override with_llvm = no

@@ -18,6 +18,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/wait_event.h"
 
+#include "borrow_internal.h"
 #include "cache.h"
 #include "compat.h"
 #include "error.h"
@@ -28,12 +29,8 @@
 #include "vault.h"
 #include "wait_events.h"
 
-/* the broker answers within this time or is not there, in milliseconds */
-#define VAULT_TIMEOUT 2000
 /* a connection that may be dead answers within this time, in milliseconds */
 #define CHECK_TIMEOUT 5000
-/* how long to wait ourselves for a remote's end of file (milliseconds) */
-#define EOF_TIMEOUT 200
 /* for the broker to take over a connection's end, however late it is */
 #define END_TIMEOUT 200
 
@@ -51,9 +48,8 @@ vault_request(const CpLease *lease, CpVaultOp op)
 	return request;
 }
 
-/* Gives the broker a duplicate of the socket; the answer comes later. */
-static void
-donate(CpLease *lease, CpTime deadline, bool interruptible)
+void
+cp_borrow_donate(CpLease *lease, CpTime deadline, bool interruptible)
 {
 	CpVaultRequest request = vault_request(lease, CP_VAULT_DONATE);
 	CpVaultStatus status;
@@ -110,7 +106,7 @@ fetch(CpLease *lease, CpTime deadline, bool *answered)
 	int fd = -1;
 	int sock;
 
-	deadline = cp_earlier(deadline, cp_deadline(cp_now(), VAULT_TIMEOUT));
+	deadline = cp_earlier(deadline, cp_deadline(cp_now(), CP_VAULT_TIMEOUT_MS));
 	sock = cp_vault_client_send(&request, -1, NULL, deadline, true, &status);
 	if (sock >= 0)
 		status = cp_vault_client_reply(sock, &fd, &greeting, deadline, true);
@@ -235,7 +231,7 @@ end_it_ourselves(CpLease *lease, CpTime deadline)
 	else
 	{
 		if (fd >= 0)
-			cp_remote_await_eof(fd, cp_deadline(cp_now(), EOF_TIMEOUT));
+			cp_remote_await_eof(fd, cp_deadline(cp_now(), CP_EOF_TIMEOUT_MS));
 		if (lease->connecting)
 			cp_pool_connect_ended(lease->slot, lease->generation);
 		else
@@ -252,32 +248,13 @@ end_it_ourselves(CpLease *lease, CpTime deadline)
 	holds_nothing(lease);
 }
 
-/* The same for an attempt to connect that has failed. */
-static void
-give_up(CpLease *lease)
+void
+cp_borrow_give_up(CpLease *lease)
 {
-	end_it_ourselves(lease, cp_deadline(cp_now(), VAULT_TIMEOUT));
+	end_it_ourselves(lease, cp_deadline(cp_now(), CP_VAULT_TIMEOUT_MS));
 }
 
-/* ---- connecting --------------------------------------------------------- */
-
-/* Throws the error of an attempt to connect that failed. */
-static void
-throw_connect_error(const CpTarget *target, CpFailure what, int sqlstate, const char *message)
-{
-	message = cp_secret_mask(message);
-	if (what == CP_FAILURE_LOGIN)
-		ereport(ERROR,
-				(errcode(sqlstate),
-				 errmsg("could not log in for pool \"%s\"", target->name),
-				 errdetail_internal("%s", message),
-				 errhint("Check user and password of the user mapping or connection string.")));
-	ereport(ERROR,
-			(errcode(CP_ERRCODE_UNREACHABLE),
-			 errmsg("could not connect for pool \"%s\"", target->name),
-			 sqlstate == 0 ? errdetail_internal("%s", message) :
-							 errdetail("%s (SQLSTATE %s)", message, unpack_sql_state(sqlstate))));
-}
+/* ---- refused ------------------------------------------------------------ */
 
 /* The breaker is open: what went wrong last, and when it is tried again. */
 static void
@@ -315,8 +292,8 @@ throw_paused(const CpTarget *target)
 			 errhint("See conpool.resume().")));
 }
 
-static void
-throw_checkout_timeout(CpLease *lease, CpTarget *target)
+void
+cp_borrow_throw_timeout(CpLease *lease, CpTarget *target)
 {
 	int pool = lease->pool;
 	char *detail = cp_pool_describe(pool);
@@ -340,178 +317,13 @@ static void
 throw_not_fetched(CpLease *lease, CpTarget *target, CpTime deadline)
 {
 	if (cp_now() >= deadline)
-		throw_checkout_timeout(lease, target);
+		cp_borrow_throw_timeout(lease, target);
 	ereport(ERROR,
 			(errcode(CP_ERRCODE_NO_CONNECTION),
 			 errmsg("could not get a connection of pool \"%s\" from conpool's broker",
 					target->name),
-			 errdetail("The broker did not answer within %d ms.", VAULT_TIMEOUT),
+			 errdetail("The broker did not answer within %d ms.", CP_VAULT_TIMEOUT_MS),
 			 errhint("Look for process \"conpool broker\" in pg_stat_activity.")));
-}
-
-/*
- * While this session waited, or tried in vain, the options may have been changed.
- * If so it asks anew, with the present ones; true then.
- */
-static bool
-follow_definition(CpLease *lease, CpCheckout *c, CpTarget **target)
-{
-	CpFingerprint fingerprint = (*target)->fingerprint;
-	CpPoolKey key = (*target)->key;
-
-	*target = cp_target_again(*target);
-	c->options = &(*target)->options;
-	c->fingerprint = (*target)->fingerprint;
-	if (memcmp(&key, &(*target)->key, sizeof(key)) == 0 &&
-		memcmp(&fingerprint, &c->fingerprint, sizeof(fingerprint)) == 0)
-		return false;
-	cp_lease_set_target(lease, *target);
-	return true;
-}
-
-/*
- * The attempt has failed, or has taken too long.  Returns if another connection
- * may come free for this caller, who then asks for it; throws otherwise.
- */
-static void
-end_failed_connect(CpLease *lease, CpCheckout *c, CpTarget **current, bool timed_out)
-{
-	int sqlstate;
-	char *message;
-	CpFailure what = cp_message_connect_failure(lease->remote, timed_out, &sqlstate, &message);
-	CpTarget *target;
-	bool may_wait;
-
-	if (follow_definition(lease, c, current))
-		what = CP_FAILURE_OUTDATED;
-	target = *current;
-	may_wait = cp_pool_connect_failed(lease->slot, lease->generation, what, sqlstate, message,
-									  lease->requested_at);
-	give_up(lease);
-	if (may_wait)
-		return;
-	if (timed_out)
-		ereport(ERROR,
-				(errcode(CP_ERRCODE_UNREACHABLE),
-				 errmsg("could not connect for pool \"%s\": timeout", target->name),
-				 errdetail_internal("%s", message),
-				 errhint("See the option connect_timeout.")));
-	throw_connect_error(target, what, sqlstate, message);
-}
-
-/* The caller's own time is over while he connects. */
-static void
-throw_out_of_time(CpLease *lease, CpTarget *target)
-{
-	cp_pool_connect_failed(lease->slot, lease->generation, CP_FAILURE_TIMEOUT, 0, NULL,
-						   lease->requested_at);
-	give_up(lease);
-	throw_checkout_timeout(lease, target);
-}
-
-/*
- * The server's own identity (peer, .pgpass, trust) is not lent to users: a
- * connection for which the remote did not ask a password is refused.
- */
-static void
-check_password_used(CpLease *lease, CpTarget *target)
-{
-	if (!target->password_required || lease->remote->used_password)
-		return;
-	cp_pool_connect_failed(lease->slot, lease->generation, CP_FAILURE_REFUSED, 0, NULL,
-						   lease->requested_at);
-	give_up(lease);
-	ereport(ERROR,
-			(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
-			 errmsg("password is required"),
-			 errdetail("Non-superusers cannot connect for pool \"%s\" if the remote server does "
-					   "not request a password.",
-					   target->name),
-			 errhint("The remote server's authentication method must be changed, or a superuser "
-					 "may set password_required 'false' on the user mapping.")));
-}
-
-/* Without a broker everything is slower: say so once. */
-static void
-warn_if_no_broker(void)
-{
-	static bool warned = false;
-
-	if (cp_shmem_broker_epoch() != 0)
-		warned = false;
-	else if (!warned)
-	{
-		warned = true;
-		ereport(WARNING,
-				(errmsg("conpool's broker is not running: connections are not shared"),
-				 errhint("See the server log for why it stopped.")));
-	}
-}
-
-/* Begins to connect; if there are too few descriptors, with those of the cache. */
-static void
-start_connect(CpLease *lease, const CpTarget *target)
-{
-	const char *error;
-
-	lease->remote = cp_remote_start(target->keywords, target->values, &error);
-	if (lease->remote == NULL)
-	{
-		cp_cache_drop_all();
-		lease->remote = cp_remote_start(target->keywords, target->values, &error);
-	}
-	if (lease->remote != NULL)
-		return;
-	cp_pool_connect_failed(lease->slot, lease->generation, CP_FAILURE_LOCAL, 0, NULL,
-						   lease->requested_at);
-	give_up(lease);
-	ereport(ERROR,
-			(errcode(CP_ERRCODE_UNREACHABLE),
-			 errmsg("could not connect for pool \"%s\"", target->name),
-			 errdetail_internal("%s", error),
-			 errhint("Raise the server's max_files_per_process or its limit of open files.")));
-}
-
-/*
- * Opens the connection for which the lease has a permit.  False if that failed,
- * but the caller may wait for another one.
- */
-static bool
-open_connection(CpLease *lease, CpCheckout *c, CpTarget **current, CpTime deadline)
-{
-	CpTarget *target = *current;
-	CpTime start = cp_now();
-	CpTime limit = cp_earlier(deadline, cp_deadline(start, target->options.connect_timeout));
-	CpConnectStatus status;
-	CpConnected info = {0};
-	char address[CP_ADDRESS_LEN];
-
-	start_connect(lease, target);
-	status = cp_remote_finish_connect(lease->remote, limit);
-	if (status == CP_CONNECT_TIMEOUT && limit == deadline)
-		throw_out_of_time(lease, target);
-	if (status == CP_CONNECT_FAILED || status == CP_CONNECT_TIMEOUT)
-	{
-		end_failed_connect(lease, c, current, status == CP_CONNECT_TIMEOUT);
-		return false;
-	}
-	check_password_used(lease, target);
-
-	cp_remote_address(lease->remote, address, sizeof(address));
-	info.remote_pid = PQbackendPID(lease->remote->conn);
-	info.remote_address = address;
-	info.encrypted = lease->remote->encrypted;
-	info.unshared = lease->remote->encrypted || target->uncommitted ||
-		status == CP_CONNECT_NO_GREETING || lease->pool == CP_OVERFLOW_POOL ||
-		cp_shmem_broker_epoch() == 0;
-	info.connect_time = cp_now() - start;
-	lease->unshared = info.unshared;
-	lease->generation = cp_pool_connected(c, &info);
-	lease->connecting = false;
-	if (!lease->unshared)
-		donate(lease, cp_deadline(cp_now(), VAULT_TIMEOUT), true);
-	warn_if_no_broker();
-	return true;
 }
 
 /* ---- waiting ------------------------------------------------------------ */
@@ -585,7 +397,7 @@ wait_in_queue(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 		if (cp_now() >= deadline)
 		{
 			cp_pool_leave_queue(CP_LEAVE_TIMEOUT);
-			throw_checkout_timeout(lease, target);
+			cp_borrow_throw_timeout(lease, target);
 		}
 		check_deadlock(target, &next_check);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT,
@@ -777,9 +589,9 @@ cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
 		lease->connecting = grant == CP_GRANT_PERMIT;
 		if (grant == CP_GRANT_PERMIT)
 		{
-			if (follow_definition(lease, &c, &target))
-				give_up(lease);
-			else if (open_connection(lease, &c, &target, deadline))
+			if (cp_borrow_follow_definition(lease, &c, &target))
+				cp_borrow_give_up(lease);
+			else if (cp_borrow_open(lease, &c, &target, deadline))
 				break;
 			c.again = true;
 			continue;
@@ -908,7 +720,7 @@ settle_donation(CpLease *lease, CpDisposition disposition, CpTime deadline)
 	if (disposition == CP_CHECKIN_CLOSE || lease->remote == NULL ||
 		cp_shmem_broker_epoch() == 0)
 		return false;
-	donate(lease, deadline, false);
+	cp_borrow_donate(lease, deadline, false);
 	await_answer(lease, deadline);
 	return cp_pool_is_donated(lease->slot, lease->generation);
 }

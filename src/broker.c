@@ -39,6 +39,7 @@
 #include "historian.h"
 #include "keep.h"
 #include "leak.h"
+#include "net.h"
 #include "pool.h"
 #include "stats_file.h"
 #include "upkeep.h"
@@ -552,23 +553,12 @@ check_descriptor_limit(void)
 					 "lower \"conpool.max_connections\".")));
 }
 
-/* The soft limit is what the rest of the server counts with: add to it. */
 static void
 raise_descriptor_limit(void)
 {
-	struct rlimit limit;
-	rlim_t wanted;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
-		return;
-	wanted = limit.rlim_cur + descriptors_needed();
-	if (limit.rlim_max != RLIM_INFINITY)
-		wanted = Min(wanted, limit.rlim_max);
-	limit.rlim_cur = wanted;
-	if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+	if (!cp_net_raise_descriptor_limit((int) descriptors_needed()))
 		ereport(LOG,
-				(errmsg("could not raise the limit of file descriptors to %llu: %m",
-						(unsigned long long) wanted)));
+				(errmsg("could not raise the limit of file descriptors: %m")));
 }
 
 /* ---- life ----------------------------------------------------------------- */

@@ -50,6 +50,11 @@
 #define cp_local_beentry(i) pgstat_get_local_beentry_by_index(i)
 #endif
 
+/* from 18 on the server keeps the keys by which its client has logged in */
+#if PG_VERSION_NUM >= 180000
+#define CP_HAS_SCRAM_KEYS
+#endif
+
 /* wait events have names of their own from 17 on */
 #if PG_VERSION_NUM < 170000
 #define cp_new_wait_event(name) ((void) (name), PG_WAIT_EXTENSION)

@@ -18,6 +18,8 @@
 #include "libpq-fe.h"
 #include "mb/pg_wchar.h"
 
+#include "wiped.h"
+
 #ifdef HAVE_LIBPQSRV_CHECK_PROXY_CONNINFO
 /* The server that loads us may be an earlier minor release, without it. */
 #pragma weak libpqsrv_is_valid_proxy_option
@@ -42,22 +44,15 @@ static const char *const defaults[][2] = {
 	{"tcp_user_timeout", "30000"}, /* ms */
 };
 
-/* bytes of a password file that are read without ado */
+/* bytes of a password file, or one with certificates, that are read without ado */
 #define PASSFILE_MAX (1024 * 1024)
+#define TLS_FILE_MAX (16 * 1024 * 1024)
 
 /* see cp_conninfo_without_waiting() */
 #define NO_SERVICE_10 "----------"
 #define NO_SERVICE \
 	"none@" NO_SERVICE_10 NO_SERVICE_10 NO_SERVICE_10 NO_SERVICE_10 NO_SERVICE_10 \
 		NO_SERVICE_10 NO_SERVICE_10 NO_SERVICE_10
-
-/* A text in memory that is overwritten when its context goes. */
-typedef struct Secret
-{
-	MemoryContextCallback callback;
-	size_t size;
-	char text[FLEXIBLE_ARRAY_MEMBER];
-} Secret;
 
 /* An HMAC in the making. */
 typedef struct Digest
@@ -118,6 +113,29 @@ cp_conninfo_keyword(int i)
 }
 
 /*
+ * For nobody, in whatever way this libpq classes them: they would have the server
+ * write or read a file of the caller's choice (a service file may hold any option),
+ * or use somebody else's keys.
+ */
+static bool
+is_unsafe(const char *keyword)
+{
+	static const char *const unsafe[] = {
+		"sslkeylogfile",
+		"servicefile",
+		"scram_client_key",
+		"scram_server_key",
+	};
+
+	for (int i = 0; i < lengthof(unsafe); i++)
+	{
+		if (strcmp(keyword, unsafe[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
  * The same division as in postgres_fdw: debug options (replication among
  * them) are for nobody, and OAuth would ask its questions on the server's
  * standard error.
@@ -131,7 +149,7 @@ cp_conninfo_place(const char *keyword)
 	if (i == CP_NONE)
 		return CP_CONNINFO_NOWHERE;
 	display = libpq_options()[i].dispchar;
-	if (strchr(display, 'D') ||
+	if (strchr(display, 'D') || is_unsafe(keyword) ||
 		strncmp(keyword, "oauth_", strlen("oauth_")) == 0 ||
 		strcmp(keyword, "client_encoding") == 0 ||
 		strcmp(keyword, "fallback_application_name") == 0)
@@ -139,30 +157,6 @@ cp_conninfo_place(const char *keyword)
 	if (strchr(display, '*') || strcmp(keyword, "user") == 0)
 		return CP_CONNINFO_MAPPING;
 	return CP_CONNINFO_SERVER;
-}
-
-/* ---- texts that may hold a password ---- */
-
-static void
-wipe_secret(void *arg)
-{
-	Secret *secret = arg;
-
-	explicit_bzero(secret->text, secret->size);
-}
-
-char *
-cp_conninfo_copy_secret(MemoryContext context, const char *text)
-{
-	size_t size = strlen(text) + 1;
-	Secret *secret = MemoryContextAlloc(context, offsetof(Secret, text) + size);
-
-	memcpy(secret->text, text, size);
-	secret->size = size;
-	secret->callback.func = wipe_secret;
-	secret->callback.arg = secret;
-	MemoryContextRegisterResetCallback(context, &secret->callback);
-	return secret->text;
 }
 
 /*
@@ -194,7 +188,7 @@ cp_conninfo_set(CpConninfo *info, const char *keyword, const char *value)
 
 	if (i == CP_NONE)
 		elog(ERROR, "libpq has no option \"%s\"", keyword);
-	info->given[i] = cp_conninfo_copy_secret(info->context, value);
+	info->given[i] = cp_wiped_copy(info->context, value);
 }
 
 const char *
@@ -487,13 +481,13 @@ effective_option(const char *const *keywords, const char *const *values, const c
 
 /* Ends reading it soon?  Files that the kernel makes up have no size. */
 static bool
-is_small_file(const char *path)
+is_small_file(const char *path, off_t limit)
 {
 	struct stat st;
 
 	if (stat(path, &st) < 0)
 		return true; /* libpq does without it */
-	return S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size <= PASSFILE_MAX;
+	return S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size <= limit;
 }
 
 /*
@@ -539,6 +533,29 @@ replace_option(const char *const *keywords, const char *const *values,
 	(*new_values)[used] = value;
 }
 
+bool
+cp_conninfo_passfile_is_small(const char *const *keywords, const char *const *values)
+{
+	const char *passfile = given_option(keywords, values, "passfile");
+
+	return passfile == NULL || is_small_file(passfile, PASSFILE_MAX);
+}
+
+bool
+cp_conninfo_tls_files_are_small(const char *const *keywords, const char *const *values)
+{
+	static const char *const files[] = {"sslrootcert", "sslcert", "sslkey", "sslcrl"};
+
+	for (int i = 0; i < lengthof(files); i++)
+	{
+		const char *path = given_option(keywords, values, files[i]);
+
+		if (path != NULL && !is_small_file(path, TLS_FILE_MAX))
+			return false;
+	}
+	return true;
+}
+
 /*
  * The remote may ask for GSSAPI, for which the Kerberos library looks names up
  * before it notices that there is no ticket.  Where libpq cannot be told to refuse,
@@ -549,13 +566,12 @@ const char *
 cp_conninfo_without_waiting(const char *const *keywords, const char *const *values,
 							const char ***new_keywords, const char ***new_values)
 {
-	const char *passfile = given_option(keywords, values, "passfile");
 	const char *keyword = "require_auth";
 	const char *value;
 
 	if (effective_option(keywords, values, "service", "PGSERVICE") != NULL)
 		return "option \"service\" is of no use ahead of demand: give the options themselves";
-	if (passfile != NULL && !is_small_file(passfile))
+	if (!cp_conninfo_passfile_is_small(keywords, values))
 		return "the password file is empty, too long, or not a regular file";
 	if (option_index(keyword) != CP_NONE)
 		value = without_gss(effective_option(keywords, values, keyword, "PGREQUIREAUTH"));

@@ -41,12 +41,6 @@ extern const char *cp_conninfo_keyword(int i);
 /* NOWHERE as well for what libpq does not know */
 extern CpConninfoPlace cp_conninfo_place(const char *keyword);
 
-/*
- * A copy of a text that may hold a password: it is overwritten when the
- * context is reset or deleted, on whatever path.
- */
-extern char *cp_conninfo_copy_secret(MemoryContext context, const char *text);
-
 /* Begins an empty one, to live in that context. */
 extern CpConninfo *cp_conninfo_create(MemoryContext context);
 
@@ -88,6 +82,20 @@ extern const char *cp_conninfo_without_waiting(const char *const *keywords,
 											   const char *const *values,
 											   const char ***new_keywords,
 											   const char ***new_values);
+
+/*
+ * Does reading the password file that the options name end soon?  libpq itself reads
+ * on for ever, whoever waits for it; true also if none is named.
+ */
+extern bool cp_conninfo_passfile_is_small(const char *const *keywords,
+										  const char *const *values);
+
+/*
+ * The same of what libpq reads for TLS: certificates, key, revocation lists.  Asks the
+ * file system, and may be called in a thread.
+ */
+extern bool cp_conninfo_tls_files_are_small(const char *const *keywords,
+											const char *const *values);
 
 /* A name for people, made of nothing but host, port, database and user. */
 extern void cp_conninfo_display(const CpConninfo *info, char *buf, size_t size);

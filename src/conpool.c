@@ -18,9 +18,10 @@
 #include "lease.h"
 #include "shmem.h"
 #include "stats_file.h"
+#include "tunnel.h"
 
 #ifdef PG_MODULE_MAGIC_EXT
-PG_MODULE_MAGIC_EXT(.name = "conpool", .version = "1.2");
+PG_MODULE_MAGIC_EXT(.name = "conpool", .version = "1.3");
 #else
 PG_MODULE_MAGIC;
 #endif
@@ -67,6 +68,7 @@ _PG_init(void)
 
 	cp_shmem_request_at_start(cp_stats_file_begin);
 	cp_broker_register();
+	cp_tunnel_register();
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
 }

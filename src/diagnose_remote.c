@@ -24,9 +24,12 @@
 #include "conninfo.h"
 #include "diagnose_internal.h"
 #include "error.h"
+#include "guc.h"
 #include "lease.h"
 #include "message.h"
 #include "probe.h"
+#include "pump.h"
+#include "tunnel_order.h"
 
 /* the limit of looking names up, milliseconds */
 #define NAMES_TIMEOUT 5000
@@ -70,39 +73,6 @@ step_deadline(const CpDiagnosis *d)
 
 /* ---- reaching the remote ---- */
 
-static int
-count_names(const CpDiagnosis *d)
-{
-	int n = 0;
-
-	for (int i = 0; i < d->nhosts; i++)
-		n += cp_host_is_name(&d->hosts[i]);
-	return n;
-}
-
-/* Entries with an address each, of hosts and of what was found for names. */
-static void
-make_entries(CpDiagnosis *d, const CpProbedName *names)
-{
-	int limit = CP_MAX_HOSTS / Max(d->nhosts, 1);
-
-	d->entries = palloc0(CP_MAX_HOSTS * sizeof(CpHost));
-	for (int i = 0; i < d->nhosts; i++)
-	{
-		if (!cp_host_is_name(&d->hosts[i]))
-		{
-			d->entries[d->nentries++] = d->hosts[i];
-			continue;
-		}
-		for (int j = 0; j < Min(names->count, limit); j++)
-		{
-			d->entries[d->nentries] = d->hosts[i];
-			d->entries[d->nentries++].hostaddr = names->addresses[j];
-		}
-		names++;
-	}
-}
-
 static void
 report_names(CpDiagnosis *d, const CpProbedName *names, int n)
 {
@@ -131,8 +101,9 @@ report_names(CpDiagnosis *d, const CpProbedName *names, int n)
 void
 cp_diagnose_names(CpDiagnosis *d)
 {
+	CpTime deadline = cp_deadline(cp_now(), Min(NAMES_TIMEOUT, d->timeout));
 	CpProbedName *names;
-	int n = 0;
+	int n;
 
 	d->nhosts = Max(cp_hosts_split(d->target->keywords, d->target->values, &d->hosts), 0);
 	if (d->nhosts == 0)
@@ -141,15 +112,11 @@ cp_diagnose_names(CpDiagnosis *d)
 					 _("left to libpq: a service file, or lists that do not match"));
 		return;
 	}
-	names = palloc0(Max(count_names(d), 1) * sizeof(CpProbedName));
-	for (int i = 0; i < d->nhosts; i++)
-	{
-		if (cp_host_is_name(&d->hosts[i]))
-			names[n++].name = d->hosts[i].host;
-	}
+	names = cp_probe_list(d->hosts, d->nhosts, &n);
 	if (n > 0)
-		cp_probe_names(names, n, cp_deadline(cp_now(), Min(NAMES_TIMEOUT, d->timeout)));
-	make_entries(d, names);
+		cp_probe_names(names, n, deadline, deadline);
+	d->nentries = cp_hosts_expand(cp_probe_found(d->hosts, d->nhosts, names), d->nhosts,
+								  &d->entries);
 	if (n > 0)
 		report_names(d, names, n);
 	else
@@ -383,21 +350,70 @@ static const char *
 describe_encryption(CpRemote *remote)
 {
 	const char *version;
+	const char *cipher;
 
 	if (PQgssEncInUse(remote->conn))
 		return _("encrypted by GSSAPI");
 	if (!PQsslInUse(remote->conn))
 		return _("not encrypted");
 	version = PQsslAttribute(remote->conn, "protocol");
-	return psprintf(_("encrypted by %s"), version != NULL ? version : "TLS");
+	cipher = PQsslAttribute(remote->conn, "cipher");
+	return psprintf(_("encrypted by %s (%s)"), version != NULL ? version : "TLS",
+					cipher != NULL ? cipher : _("unknown cipher"));
+}
+
+/* What to do so that there is a tunnel. */
+static const char *
+hint_for_no_tunnel(void)
+{
+	if (!cp_pump_is_built())
+		return _("Build conpool with OpenSSL's headers in place. Until then every lease opens a "
+				 "connection of its own.");
+	if (cp_guc_tunnel_workers == 0)
+		return _("Set conpool.tunnel_workers to 1 or more, and restart the server. Until then "
+				 "every lease opens a connection of its own.");
+	return _("See the server log for why the tunnel has ended; it is started again every second.");
+}
+
+/* Why such a connection does not go through a tunnel; NULL: it does. */
+static const char *
+why_no_tunnel(const CpDiagnosis *d, const char **hint)
+{
+	if (PQgssEncInUse(d->remote->conn))
+	{
+		*hint = psprintf(_("Every lease opens a connection of its own. With gssencmode 'disable' "
+						   "connections are encrypted by TLS, if the remote offers it, and "
+						   "shared: %s."),
+						 alter_command(d, false));
+		return _("no tunnel encrypts by GSSAPI");
+	}
+	if (d->remote->wanted_gss)
+	{
+		*hint = _("Every lease opens a connection of its own. Have the remote ask for another "
+				  "authentication method in its pg_hba.conf.");
+		return _("no tunnel authenticates by GSSAPI or SSPI");
+	}
+	if (!cp_tunnel_is_wanted(d->target->keywords, d->target->values))
+	{
+		*hint = psprintf(_("Every lease opens a connection of its own. Give the options "
+						   "themselves, without a service file: %s."),
+						 alter_command(d, false));
+		return _("no tunnel reads a service file");
+	}
+	if (cp_tunnel_is_there())
+		return NULL;
+	*hint = hint_for_no_tunnel();
+	return cp_tunnel_why_none();
 }
 
 /* NULL: it can be shared. */
 static const char *
-why_unshared(const CpDiagnosis *d)
+why_unshared(const CpDiagnosis *d, const char **hint)
 {
-	if (d->remote->encrypted)
-		return _("an encrypted session lives in one process");
+	const char *why = d->remote->encrypted ? why_no_tunnel(d, hint) : NULL;
+
+	if (why != NULL)
+		return why;
 	if (d->connected == CP_CONNECT_NO_GREETING)
 		return _("what the remote says at the beginning of a session cannot be passed on");
 	if (d->is_uncommitted)
@@ -407,35 +423,56 @@ why_unshared(const CpDiagnosis *d)
 	return NULL;
 }
 
-/* What libpq was told, or goes by. */
+/* What libpq was told, by the options or else the environment; NULL: nothing. */
+static const char *
+sslmode(const CpDiagnosis *d)
+{
+	const char *mode = cp_diagnosis_option(d, "sslmode");
+
+	if (mode == NULL)
+		mode = getenv("PGSSLMODE");
+	return mode != NULL && mode[0] != '\0' ? mode : NULL;
+}
+
 static char *
 describe_sslmode(const CpDiagnosis *d)
 {
-	const char *given = cp_diagnosis_option(d, "sslmode");
-	const char *fallback = getenv("PGSSLMODE");
+	const char *mode = sslmode(d);
 
-	if (given != NULL)
-		return psprintf(_("sslmode is \"%s\""), given);
-	if (fallback != NULL && fallback[0] != '\0')
-		return psprintf(_("sslmode is \"%s\", by the server's environment"), fallback);
-	return pstrdup(_("sslmode is not set, and so \"prefer\""));
+	if (mode == NULL)
+		return pstrdup(_("sslmode is not set, and so \"prefer\""));
+	return psprintf(cp_diagnosis_option(d, "sslmode") != NULL ?
+						_("sslmode is \"%s\"") :
+						_("sslmode is \"%s\", by the server's environment"),
+					mode);
+}
+
+/* What came of it, where that can be told; Unix sockets are never encrypted. */
+static const char *
+describe_outcome(const CpDiagnosis *d)
+{
+	const CpRemote *remote = d->remote;
+	const char *mode = sslmode(d);
+
+	if (remote->encrypted || remote->peer_len == 0 || remote->peer.ss_family == AF_UNIX ||
+		(mode != NULL && strcmp(mode, "prefer") != 0))
+		return "";
+	return _(", and TLS was not to be had");
 }
 
 void
 cp_diagnose_encryption(CpDiagnosis *d)
 {
-	const char *why = why_unshared(d);
 	const char *hint = NULL;
+	const char *why = why_unshared(d, &hint);
+	const char *sharing = d->remote->encrypted ? _("connections are shared through a tunnel") :
+												 _("connections are shared");
 
-	if (d->remote->encrypted)
-		hint = psprintf(_("Every lease opens a connection of its own. Where the network may be "
-						  "trusted, sslmode 'disable' and gssencmode 'disable' let connections "
-						  "be shared: %s."),
-						alter_command(d, false));
+	if (why != NULL)
+		sharing = psprintf(_("connections are not shared: %s"), why);
 	cp_step_find(d, CP_STEP_ENCRYPTION, true,
-				 psprintf("%s; %s; %s", describe_encryption(d->remote), describe_sslmode(d),
-						  why == NULL ? _("connections are shared") :
-										psprintf(_("connections are not shared: %s"), why)),
+				 psprintf("%s; %s%s; %s", describe_encryption(d->remote), describe_sslmode(d),
+						  describe_outcome(d), sharing),
 				 hint);
 }
 

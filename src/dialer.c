@@ -10,12 +10,13 @@
  *
  * It serves all pools at once, so it must never wait for anything but its wait
  * event set: names are looked up in threads (resolver.c), libpq is gone on with
- * when its socket is ready, and so is the vault.  It never reads a catalog, and
- * keeps no connection: what is open is the broker's.
+ * when its socket is ready, and so are the vault and the tunnels.  It never reads a
+ * catalog, and keeps no connection: what is open is the broker's, or a tunnel's.
  *
  * An order becomes a job: first the addresses of its hosts, without a permit, then
- * a connect for each permit that the pool grants.  A failure ends the job; the
- * broker comes again when the pool may be tried again.
+ * a connect for each permit that the pool grants.  One that may come out encrypted is
+ * made by a tunnel; if none takes it, here, and only in the clear.  A failure ends
+ * the job; the broker comes again when the pool may be tried again.
  */
 #include "postgres.h"
 
@@ -42,6 +43,7 @@
 #include "remote.h"
 #include "resolver.h"
 #include "secret.h"
+#include "tunnel_order.h"
 #include "vault.h"
 #include "wait_events.h"
 
@@ -63,6 +65,8 @@
 #define SLOW_LIMIT 2000
 /* a pool that waits for a place for so long is told so */
 #define PLACE_LIMIT 1000
+/* a tunnel takes an order at once, or is too busy; everything else waits meanwhile */
+#define TUNNEL_TIMEOUT 20
 /* the broker answers within this time or is not there */
 #define VAULT_TIMEOUT 2000
 /* how long to wait for the remote's end of file */
@@ -78,16 +82,17 @@
 
 /* why a pool has no connections ahead of demand */
 #define ENCRYPTED "connections are encrypted and cannot be kept ahead of demand"
+#define ELSEWHERE \
+	"a tunnel could not open the connection: GSSAPI is asked for, or the tunnel is busy or " \
+	"has ended"
+#define NO_GREETING "what the remote server says when a session begins cannot be passed on"
 
-/* A host of an order. */
-typedef struct Host
+/* A host's name, while it is looked up. */
+typedef struct HostName
 {
-	CpHost given;
-	bool pending;	  /* its name is to be looked up, or is being */
+	bool pending;	  /* it is to be looked up, or is being */
 	CpLookup *lookup; /* NULL: no thread was free yet */
-	char **addresses;
-	int naddresses;
-} Host;
+} HostName;
 
 /* An order that is being carried out. */
 typedef struct Job
@@ -99,12 +104,17 @@ typedef struct Job
 	CpOrder *order;
 	MemoryContext context; /* of what follows */
 
-	Host *hosts;
+	CpFoundHost *hosts;
+	HostName *names; /* of the hosts */
 	int nhosts;
+	bool has_names; /* one of them at least */
 	bool resolved;
 	bool without_thread;	/* there was none in time for one of its names */
 	CpTime deadline;		/* of looking names up */
 	const char *unresolved; /* why there is no address at all, or NULL */
+	bool wants_tunnel;
+	/* for connects that are made here, or why there can be none */
+	const char *hindrance;
 	const char *const *keywords;
 	const char *const *values;
 
@@ -134,7 +144,7 @@ typedef struct Attempt
 	CpTime begun;
 	CpTime deadline; /* of the state */
 	CpTime until;	 /* it is gone on with then, or when `sock` is ready */
-	pgsocket sock;	 /* of libpq, of the vault, or what is left of the connection */
+	pgsocket sock;	 /* of libpq, tunnel or vault, or what is left of the connection */
 	int events;		 /* that are waited for on it, 0 = none */
 	bool ready;		 /* one of them has happened */
 } Attempt;
@@ -178,9 +188,9 @@ close_job(Job *job)
 		return;
 	for (int i = 0; i < job->nhosts; i++)
 	{
-		if (job->hosts[i].lookup != NULL)
-			cp_resolver_abandon(job->hosts[i].lookup);
-		job->hosts[i].lookup = NULL;
+		if (job->names[i].lookup != NULL)
+			cp_resolver_abandon(job->names[i].lookup);
+		job->names[i].lookup = NULL;
 	}
 	dlist_delete(&job->node);
 	job->listed = false;
@@ -328,32 +338,44 @@ fail(Attempt *a, CpFailure what, int sqlstate, const char *message)
 
 /* ---- orders ---------------------------------------------------------------- */
 
-/* Its hosts, and the options without what libpq would wait for; or why not. */
-static const char *
-list_hosts(Job *job)
+/* What it takes to connect here, without waiting in libpq. */
+static void
+make_own_options(Job *job)
 {
 	const char **keywords;
 	const char **values;
-	CpHost *given;
-	int n;
-	const char *error = cp_conninfo_without_waiting(job->order->keywords, job->order->values,
-													&keywords, &values);
 
-	if (error != NULL)
-		return error;
-	job->keywords = keywords;
-	job->values = values;
-	n = cp_hosts_split(keywords, values, &given);
+	job->hindrance = cp_conninfo_without_waiting(job->order->keywords, job->order->values,
+												 &keywords, &values);
+	if (job->hindrance == NULL)
+	{
+		job->keywords = keywords;
+		job->values = values;
+	}
+}
+
+/* The order's hosts, and how they are connected to; or why they cannot be. */
+static const char *
+list_hosts(Job *job)
+{
+	const CpOrder *order = job->order;
+	CpHost *given;
+	int n = cp_hosts_split(order->keywords, order->values, &given);
+
 	if (n == CP_NONE)
 		return "too many hosts";
-	job->hosts = palloc0(Max(n, 1) * sizeof(Host));
+	job->hosts = palloc0(Max(n, 1) * sizeof(CpFoundHost));
+	job->names = palloc0(Max(n, 1) * sizeof(HostName));
 	job->nhosts = n;
 	for (int i = 0; i < n; i++)
 	{
 		job->hosts[i].given = given[i];
-		job->hosts[i].pending = cp_host_is_name(&given[i]);
+		job->names[i].pending = cp_host_is_name(&given[i]);
+		job->has_names |= job->names[i].pending;
 	}
-	return NULL;
+	make_own_options(job);
+	job->wants_tunnel = cp_tunnel_is_wanted(order->keywords, order->values);
+	return job->wants_tunnel ? NULL : job->hindrance;
 }
 
 /* Takes the order over. */
@@ -430,7 +452,7 @@ offer(Attempt *a)
 	a->events = 0;
 	/* from here on somebody else may have it, whatever goes wrong */
 	a->remote->shared = true;
-	a->sock = cp_vault_client_send(&request, PQsocket(a->remote->conn), &a->remote->greeting,
+	a->sock = cp_vault_client_send(&request, cp_remote_socket(a->remote), &a->remote->greeting,
 								   0, false, &status);
 	if (a->sock >= 0)
 	{
@@ -493,6 +515,7 @@ static void
 connected(Attempt *a, bool has_greeting)
 {
 	CpRemote *remote = a->remote;
+	const CpPassage *passage = &remote->greeting.passage;
 	CpConnected info = {0};
 	char address[CP_ADDRESS_LEN];
 
@@ -507,7 +530,10 @@ connected(Attempt *a, bool has_greeting)
 	cp_remote_address(remote, address, sizeof(address));
 	info.remote_pid = PQbackendPID(remote->conn);
 	info.remote_address = address;
-	info.encrypted = remote->encrypted;
+	info.tunnel = passage->tunnel;
+	info.tls_version = passage->tunnel > 0 ? passage->tls_version : NULL;
+	info.tls_cipher = passage->tunnel > 0 ? passage->tls_cipher : NULL;
+	info.encrypted = remote->encrypted || passage->tunnel > 0;
 	info.unshared = remote->encrypted || !has_greeting;
 	info.connect_time = cp_now() - a->begun;
 	a->job->proven = true;
@@ -518,7 +544,7 @@ connected(Attempt *a, bool has_greeting)
 	if (remote->encrypted)
 		reject(a, ENCRYPTED);
 	else if (!has_greeting)
-		reject(a, "what the remote server says when a session begins cannot be passed on");
+		reject(a, NO_GREETING);
 	else
 	{
 		a->state = ATTEMPT_OFFERING;
@@ -538,6 +564,20 @@ connect_failed(Attempt *a, bool timed_out)
 	if (timed_out && connect_limit(a->job->order) == CONNECT_LIMIT)
 		what = CP_FAILURE_TIMEOUT;
 	fail(a, what, sqlstate, message);
+}
+
+/*
+ * It would be encrypted, which this process has no use for: whose business it is
+ * has not taken it.
+ */
+static void
+fail_encrypted(Attempt *a)
+{
+	const char *why = "this kind of encryption is not shared";
+
+	if (a->job->wants_tunnel)
+		why = cp_tunnel_is_there() ? "no tunnel took the order" : cp_tunnel_why_none();
+	fail(a, CP_FAILURE_REFUSED, 0, psprintf("%s: %s", ENCRYPTED, why));
 }
 
 /* Nobody wants the connection any longer, and perhaps another one in its place. */
@@ -566,8 +606,7 @@ go_on_connecting(Attempt *a)
 	switch (status)
 	{
 		case CP_CONNECT_GOING:
-			a->sock = PQsocket(a->remote->conn);
-			a->until = cp_earlier(a->until, a->deadline);
+			a->sock = cp_remote_socket(a->remote);
 			a->until = cp_earlier(a->until, cp_deadline(cp_now(), HOLDS_PAUSE));
 			break;
 		case CP_CONNECT_OK:
@@ -575,7 +614,11 @@ go_on_connecting(Attempt *a)
 			connected(a, status == CP_CONNECT_OK);
 			break;
 		case CP_CONNECT_ENCRYPTED:
-			fail(a, CP_FAILURE_REFUSED, 0, ENCRYPTED);
+			fail_encrypted(a);
+			break;
+		case CP_CONNECT_ELSEWHERE:
+			/* which says nothing of the remote */
+			fail(a, CP_FAILURE_LOCAL, 0, ELSEWHERE);
 			break;
 		case CP_CONNECT_FAILED:
 		case CP_CONNECT_TIMEOUT:
@@ -691,13 +734,97 @@ wait_for_place(Job *job, CpTime now)
 	}
 }
 
+/* The options with addresses in place of the hosts' names, if there are any. */
+static void
+add_addresses(const Job *job, const char *const **keywords, const char *const **values)
+{
+	const char **resolved_keywords;
+	const char **resolved_values;
+
+	if (job->has_names &&
+		cp_hosts_resolve(*keywords, *values, job->hosts, job->nhosts,
+						 &resolved_keywords, &resolved_values))
+	{
+		*keywords = (const char *const *) resolved_keywords;
+		*values = (const char *const *) resolved_values;
+	}
+}
+
+/*
+ * Has a tunnel connect, in which libpq may wait as long as it likes; false if none
+ * takes the order.
+ */
+static bool
+start_by_tunnel(Attempt *a, const char **error)
+{
+	const CpOrder *order = a->job->order;
+	CpPoolInfo *info = palloc(sizeof(CpPoolInfo));
+	CpTunnelOrder wanted = {
+		.slot = a->slot,
+		.generation = a->generation,
+		.pool = order->pool,
+		.pool_generation = order->pool_generation,
+		.timeout = connect_limit(order),
+		.keywords = order->keywords,
+		.values = order->values,
+	};
+	int sock;
+
+	if (!cp_tunnel_is_there())
+		return false;
+	if (cp_pool_read(order->pool, info))
+		strlcpy(wanted.pool_name, info->name, sizeof(wanted.pool_name));
+	add_addresses(a->job, &wanted.keywords, &wanted.values);
+	sock = cp_tunnel_send_order(&wanted, cp_deadline(cp_now(), TUNNEL_TIMEOUT), false);
+	if (sock < 0)
+		return false;
+	a->remote = cp_remote_start_by_tunnel(sock, error);
+	return true;
+}
+
+/* Connects here; the error is set if it is no use to try. */
+static void
+start_here(Attempt *a, const char **error)
+{
+	const char *const *keywords = a->job->keywords;
+	const char *const *values = a->job->values;
+
+	*error = a->job->hindrance;
+	if (*error != NULL)
+		return;
+	add_addresses(a->job, &keywords, &values);
+	a->remote = cp_remote_start(keywords, values, error);
+	if (a->remote != NULL)
+		cp_remote_only_in_clear(a->remote);
+}
+
+/* The permit is there. */
+static void
+start_attempt(Attempt *a)
+{
+	const Job *job = a->job;
+	const char *error;
+
+	if (job->unresolved != NULL)
+	{
+		fail(a, CP_FAILURE_UNREACHABLE, 0, job->unresolved);
+		return;
+	}
+	if (!job->wants_tunnel || !start_by_tunnel(a, &error))
+		start_here(a, &error);
+	if (a->remote == NULL)
+		fail(a, CP_FAILURE_LOCAL, job->hindrance == NULL ? ERRCODE_INSUFFICIENT_RESOURCES : 0,
+			 error);
+	else
+		go_on_connecting(a);
+}
+
 /* Begins a connect if the pool permits it; false if not, or not now. */
 static bool
 begin_attempt(Job *job, CpTime now)
 {
 	const CpOrder *order = job->order;
 	Attempt *a;
-	const char *error;
 	uint64 generation;
 	int slot;
 
@@ -731,19 +858,7 @@ begin_attempt(Job *job, CpTime now)
 	job->users++;
 	a->begun = cp_now();
 	a->deadline = cp_deadline(a->begun, connect_limit(order));
-	if (job->unresolved != NULL)
-	{
-		fail(a, CP_FAILURE_UNREACHABLE, 0, job->unresolved);
-		return true;
-	}
-	a->remote = cp_remote_start(job->keywords, job->values, &error);
-	if (a->remote == NULL)
-		fail(a, CP_FAILURE_LOCAL, ERRCODE_INSUFFICIENT_RESOURCES, error);
-	else
-	{
-		cp_remote_only_in_clear(a->remote);
-		go_on_connecting(a);
-	}
+	start_attempt(a);
 	return true;
 }
 
@@ -751,91 +866,55 @@ begin_attempt(Job *job, CpTime now)
 
 /* Goes on with looking up a host's name; the job's context is the current one. */
 static void
-look_up(Job *job, Host *host, CpTime now)
+look_up(Job *job, CpFoundHost *host, HostName *name, CpTime now)
 {
-	const char *name = host->given.host;
+	const char *text = host->given.host;
 	const char *error = NULL;
 
-	if (host->lookup == NULL && now >= job->retry_at)
+	if (name->lookup == NULL && now >= job->retry_at)
 	{
-		host->lookup = cp_resolver_start(name, job->order->pool, is_proven(job->order));
-		if (host->lookup == NULL)
+		name->lookup = cp_resolver_start(text, job->order->pool, is_proven(job->order));
+		if (name->lookup == NULL)
 			job->retry_at = cp_deadline(now, RETRY_PAUSE);
 	}
-	if (host->lookup != NULL &&
-		cp_resolver_done(host->lookup, &host->addresses, &host->naddresses, &error))
+	if (name->lookup != NULL &&
+		cp_resolver_done(name->lookup, &host->addresses, &host->count, &error))
 	{
-		host->lookup = NULL;
-		host->pending = false;
+		name->lookup = NULL;
+		name->pending = false;
 		/* its thread may serve the next one */
 		job->retry_at = 0;
-		if (host->naddresses == 0)
+		if (host->count == 0)
 			job->unresolved = psprintf("could not translate host name \"%s\" to address: %s",
-									   name, error);
+									   text, error);
 	}
 	else if (now >= job->deadline)
 	{
-		host->pending = false;
-		if (host->lookup == NULL)
+		name->pending = false;
+		if (name->lookup == NULL)
 		{
 			job->without_thread = true;
 			return;
 		}
-		cp_resolver_abandon(host->lookup);
-		host->lookup = NULL;
-		job->unresolved = psprintf("timed out looking up host name \"%s\"", name);
+		cp_resolver_abandon(name->lookup);
+		name->lookup = NULL;
+		job->unresolved = psprintf("timed out looking up host name \"%s\"", text);
 	}
 }
 
-/* How many entries the hosts make, each with one address, of which it takes a few. */
-static int
-count_entries(Job *job)
-{
-	int limit = CP_MAX_HOSTS / Max(job->nhosts, 1);
-	int n = 0;
-
-	for (int i = 0; i < job->nhosts; i++)
-	{
-		job->hosts[i].naddresses = Min(job->hosts[i].naddresses, limit);
-		n += cp_host_is_name(&job->hosts[i].given) ? job->hosts[i].naddresses : 1;
-	}
-	return n;
-}
-
-/*
- * Makes the options to connect with.  A host without an address is left out,
- * unless none has any.  The names stay, for what is verified against them.
- */
+/* All that could be found is: one address is enough to go on with. */
 static void
-make_options(Job *job)
+end_lookups(Job *job)
 {
-	int n = count_entries(job);
 	CpHost *entries;
-	const char **keywords;
-	const char **values;
-	int to = 0;
 
 	job->resolved = true;
-	if (n == 0)
-		return;
-	job->unresolved = NULL;
-	job->without_thread = false;
-	entries = palloc(n * sizeof(CpHost));
-	for (int i = 0; i < job->nhosts; i++)
+	job->retry_at = 0;
+	if (cp_hosts_expand(job->hosts, job->nhosts, &entries) > 0)
 	{
-		const Host *host = &job->hosts[i];
-
-		if (!cp_host_is_name(&host->given))
-			entries[to++] = host->given;
-		for (int j = 0; j < host->naddresses; j++)
-		{
-			entries[to] = host->given;
-			entries[to++].hostaddr = host->addresses[j];
-		}
+		job->unresolved = NULL;
+		job->without_thread = false;
 	}
-	cp_hosts_join(job->keywords, job->values, entries, n, NULL, &keywords, &values);
-	job->keywords = keywords;
-	job->values = values;
 }
 
 /* Goes on with looking up; false while a name is pending. */
@@ -850,15 +929,12 @@ has_addresses(Job *job, CpTime now)
 	before = MemoryContextSwitchTo(job->context);
 	for (int i = 0; i < job->nhosts; i++)
 	{
-		if (job->hosts[i].pending)
-			look_up(job, &job->hosts[i], now);
-		pending |= job->hosts[i].pending;
+		if (job->names[i].pending)
+			look_up(job, &job->hosts[i], &job->names[i], now);
+		pending |= job->names[i].pending;
 	}
 	if (!pending)
-	{
-		make_options(job);
-		job->retry_at = 0;
-	}
+		end_lookups(job);
 	MemoryContextSwitchTo(before);
 	if (job->resolved && job->without_thread)
 	{

@@ -14,6 +14,9 @@
  * from PQparameterStatus(); a forged key is sent to none but its forger; and
  * everything is bounded.  Writing to the stream must never fail: libpq's
  * tracing computes its position in a message from what fprintf() returns.
+ *
+ * In the tunnel libpq connects, and so writes, in a thread: until the recorder is
+ * finished or dropped nothing of PostgreSQL's may be called, not even palloc.
  */
 #include "postgres.h"
 
@@ -437,10 +440,19 @@ cp_recorder_finish(CpRecorder *rec, PGconn *conn, CpGreeting *greeting)
 	return ok;
 }
 
+static bool
+passage_is_valid(const CpPassage *passage)
+{
+	return passage->tunnel >= 0 &&
+		passage->peer_len >= 0 && passage->peer_len <= (int) sizeof(passage->peer) &&
+		memchr(passage->tls_version, '\0', sizeof(passage->tls_version)) != NULL &&
+		memchr(passage->tls_cipher, '\0', sizeof(passage->tls_cipher)) != NULL;
+}
+
 bool
 cp_greeting_is_valid(const CpGreeting *greeting, size_t size)
 {
-	return size >= offsetof(CpGreeting, bytes) &&
+	return size >= offsetof(CpGreeting, bytes) && passage_is_valid(&greeting->passage) &&
 		greeting->len > 0 && greeting->len <= CP_GREETING_MAX &&
 		greeting->key_len >= 0 && greeting->key_len <= CP_CANCEL_KEY_MAX &&
 		size == cp_greeting_size(greeting);

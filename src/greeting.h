@@ -8,12 +8,32 @@
 #ifndef CP_GREETING_H
 #define CP_GREETING_H
 
+#include <sys/socket.h>
+
 #include "libpq-fe.h"
 
 /* bytes of a greeting at most; real ones have about 500 */
 #define CP_GREETING_MAX 4096
 /* bytes of a cancel key at most (protocol 3.2 allows 256) */
 #define CP_CANCEL_KEY_MAX 256
+
+/* texts of libpq's about an encrypted connection, terminator included */
+#define CP_TLS_VERSION_LEN 16
+#define CP_TLS_CIPHER_LEN 64
+
+/*
+ * How one gets from the socket to the remote server, if there is a tunnel in
+ * between: all zero if not.
+ */
+typedef struct CpPassage
+{
+	int32 tunnel; /* its number, from 1 on; 0 = the socket is the remote's own */
+	int32 peer_len;
+	uint64 id;					  /* the connection's, within the run of that tunnel */
+	struct sockaddr_storage peer; /* of the remote server */
+	char tls_version[CP_TLS_VERSION_LEN];
+	char tls_cipher[CP_TLS_CIPHER_LEN];
+} CpPassage;
 
 /*
  * The bytes a server sends between "authentication ok" and "ready for query",
@@ -26,6 +46,7 @@ typedef struct CpGreeting
 	int32 pid;	   /* of the remote backend, 0 = not told */
 	int32 key_len; /* 0 = no key, cannot be cancelled */
 	uint8 key[CP_CANCEL_KEY_MAX];
+	CpPassage passage;
 	char bytes[CP_GREETING_MAX];
 } CpGreeting;
 

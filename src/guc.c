@@ -18,6 +18,7 @@
 
 int cp_guc_max_connections = 200;
 int cp_guc_max_pools = 100;
+int cp_guc_tunnel_workers = 1;
 bool cp_guc_allow_conninfo = true;
 int cp_guc_refresh_interval = 60;
 bool cp_guc_track = true;
@@ -59,6 +60,11 @@ define_sizes(void)
 							"Sets how many pools there may be.",
 							NULL,
 							&cp_guc_max_pools, 100, 1, 10000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(PREFIX ".tunnel_workers",
+							"Sets how many processes pass encrypted connections on.",
+							"0 turns that off: encrypted connections are not shared.",
+							&cp_guc_tunnel_workers, 1, 0, 16,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable(PREFIX ".max_statements",
 							"Sets how many statements are kept statistics of.",

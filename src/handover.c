@@ -22,18 +22,17 @@
 #include "compat.h"
 #include "miscadmin.h"
 #include "net.h"
+#include "pairs.h"
 #include "pgstat.h"
 #include "utils/memutils.h"
 #include "wait_events.h"
+#include "wiped.h"
 
 #define HANDOVER_PATH PG_STAT_TMP_DIR "/conpool.dialer"
 #define HANDOVER_BACKLOG 16
 
 #define ORDER_MAGIC 0x43504f31 /* CPO1 */
 #define RECEIPT 'R'
-
-/* bytes of keywords and values that an order may have */
-#define MAX_TEXT (1024 * 1024)
 
 /* how long the rest of an order may take once its sender is there, milliseconds */
 #define ORDER_LIMIT 1000
@@ -55,36 +54,6 @@ typedef struct Header
 	uint32 unused;
 } Header;
 
-/* Memory that is overwritten when its context goes. */
-typedef struct Secret
-{
-	MemoryContextCallback callback;
-	size_t size;
-	char bytes[FLEXIBLE_ARRAY_MEMBER];
-} Secret;
-
-/* ---- texts that hold a password ---- */
-
-static void
-wipe_secret(void *arg)
-{
-	Secret *secret = arg;
-
-	explicit_bzero(secret->bytes, secret->size);
-}
-
-static char *
-alloc_secret(MemoryContext context, size_t size)
-{
-	Secret *secret = MemoryContextAlloc(context, offsetof(Secret, bytes) + size);
-
-	secret->size = size;
-	secret->callback.func = wipe_secret;
-	secret->callback.arg = secret;
-	MemoryContextRegisterResetCallback(context, &secret->callback);
-	return secret->bytes;
-}
-
 /* ---- reader ---- */
 
 static Header
@@ -99,14 +68,9 @@ make_header(const CpOrder *order)
 		.fingerprint = order->fingerprint,
 		.password_required = order->password_required,
 	};
-	size_t size = 0;
+	size_t size = cp_pairs_size(order->keywords, order->values, &header.pairs);
 
-	for (int i = 0; order->keywords[i]; i++)
-	{
-		size += strlen(order->keywords[i]) + 1 + strlen(order->values[i]) + 1;
-		header.pairs++;
-	}
-	header.text_size = (uint32) Min(size, MAX_TEXT + 1);
+	header.text_size = (uint32) Min(size, CP_PAIRS_MAX + 1);
 	return header;
 }
 
@@ -114,16 +78,10 @@ make_header(const CpOrder *order)
 static char *
 make_message(MemoryContext context, const CpOrder *order, const Header *header)
 {
-	char *message = alloc_secret(context, sizeof(*header) + header->text_size);
-	char *to = message;
+	char *message = cp_wiped_alloc(context, sizeof(*header) + header->text_size);
 
-	memcpy(to, header, sizeof(*header));
-	to += sizeof(*header);
-	for (int i = 0; order->keywords[i]; i++)
-	{
-		to = stpcpy(to, order->keywords[i]) + 1;
-		to = stpcpy(to, order->values[i]) + 1;
-	}
+	memcpy(message, header, sizeof(*header));
+	(void) cp_pairs_write(message + sizeof(*header), order->keywords, order->values);
 	return message;
 }
 
@@ -243,7 +201,7 @@ send_message(const char *message, size_t size, CpTime deadline)
 bool
 cp_handover_is_too_long(const CpOrder *order)
 {
-	return make_header(order).text_size > MAX_TEXT;
+	return make_header(order).text_size > CP_PAIRS_MAX;
 }
 
 bool
@@ -254,7 +212,7 @@ cp_handover_send(const CpOrder *order, CpTime deadline)
 	char *message;
 	bool taken;
 
-	if (header.text_size > MAX_TEXT)
+	if (header.text_size > CP_PAIRS_MAX)
 		return false;
 	/* if something throws it goes, and is wiped, with the context around it */
 	context = AllocSetContextCreate(CurrentMemoryContext, "conpool order",
@@ -279,25 +237,16 @@ cp_handover_unlink(void)
 	unlink(HANDOVER_PATH);
 }
 
+/* Exactly `size` bytes; no descriptor has a place here. */
 static bool
 receive_all(int sock, void *to, size_t size, CpTime deadline)
 {
-	char *bytes = to;
+	int fd = -1;
+	bool ok = cp_net_receive_all(sock, to, size, &fd, deadline);
 
-	while (size > 0)
-	{
-		ssize_t n = recv(sock, bytes, size, 0);
-
-		if (n > 0)
-		{
-			bytes += n;
-			size -= n;
-		}
-		else if (n == 0 || !is_transient(errno) ||
-				 cp_net_poll(sock, POLLIN, deadline) == 0)
-			return false;
-	}
-	return true;
+	if (fd >= 0)
+		close(fd);
+	return ok && fd < 0;
 }
 
 static bool
@@ -305,39 +254,11 @@ header_is_sound(const Header *header)
 {
 	/* a keyword is no empty string, a value may be one */
 	return header->magic == ORDER_MAGIC &&
-		header->text_size <= MAX_TEXT &&
+		header->text_size <= CP_PAIRS_MAX &&
 		header->pairs <= header->text_size / 3 &&
 		header->pool >= 0 && header->pool < cp_shared->max_pools &&
 		header->count > 0 &&
 		header->connect_timeout >= 0;
-}
-
-/*
- * Makes arrays of the text's keywords and values.  False unless it is just as
- * many as the header says, every one of them terminated.
- */
-static bool
-take_pairs(CpOrder *order, const Header *header, const char *text)
-{
-	const char *end = text + header->text_size;
-	const char **keywords = palloc0((header->pairs + 1) * sizeof(char *));
-	const char **values = palloc0((header->pairs + 1) * sizeof(char *));
-
-	for (uint32 i = 0; i < 2 * header->pairs; i++)
-	{
-		const char *terminator = memchr(text, '\0', end - text);
-
-		if (terminator == NULL)
-			return false;
-		if (i % 2 == 0)
-			keywords[i / 2] = text;
-		else
-			values[i / 2] = text;
-		text = terminator + 1;
-	}
-	order->keywords = keywords;
-	order->values = values;
-	return text == end;
 }
 
 /* Reads an order into the current memory context; NULL if it is no good. */
@@ -351,7 +272,7 @@ receive_order(int sock)
 
 	if (!receive_all(sock, &header, sizeof(header), deadline) || !header_is_sound(&header))
 		return NULL;
-	text = alloc_secret(CurrentMemoryContext, header.text_size);
+	text = cp_wiped_alloc(CurrentMemoryContext, header.text_size);
 	if (!receive_all(sock, text, header.text_size, deadline))
 		return NULL;
 
@@ -362,7 +283,10 @@ receive_order(int sock)
 	order->fingerprint = header.fingerprint;
 	order->password_required = header.password_required != 0;
 	order->connect_timeout = header.connect_timeout;
-	return take_pairs(order, &header, text) ? order : NULL;
+	return cp_pairs_read(text, header.text_size, header.pairs, &order->keywords,
+						 &order->values) ?
+		order :
+		NULL;
 }
 
 /* A sender that has gone meanwhile has its order carried out all the same. */

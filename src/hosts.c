@@ -3,7 +3,7 @@
  *		A list of hosts in libpq's options: taken apart, put together, tried in
  *		turn.
  *
- * Runs in client backends and in the dialer; called by remote.c and dialer.c.
+ * Runs in client backends, dialer and tunnel; called by remote.c, dialer.c and probe.c.
  * Must never touch a network, nor leave a password behind in freed memory.
  */
 #include "postgres.h"
@@ -169,25 +169,26 @@ append_element(StringInfo list, int i, const char *element)
 }
 
 static bool
-is_replaced(const char *keyword, bool replace_target)
+is_replaced(const char *keyword, const char *other)
 {
 	return strcmp(keyword, "host") == 0 ||
 		strcmp(keyword, "hostaddr") == 0 ||
 		strcmp(keyword, "port") == 0 ||
-		(replace_target && strcmp(keyword, "target_session_attrs") == 0);
+		(other != NULL && strcmp(keyword, other) == 0);
 }
 
-void
-cp_hosts_join(const char *const *keywords, const char *const *values,
-			  const CpHost *hosts, int n, const char *target_session_attrs,
-			  const char ***new_keywords, const char ***new_values)
+/* The same as cp_hosts_join() with any other option to be replaced. */
+static void
+join(const char *const *keywords, const char *const *values, const CpHost *hosts, int n,
+	 const char *other, const char *other_value,
+	 const char ***new_keywords, const char ***new_values)
 {
 	StringInfoData lists[3]; /* host, hostaddr, port */
 	const char *added[4][2] = {
 		{"host", NULL},
 		{"hostaddr", NULL},
 		{"port", NULL},
-		{"target_session_attrs", target_session_attrs},
+		{other, other_value},
 	};
 	int count = 0;
 	int used = 0;
@@ -213,7 +214,7 @@ cp_hosts_join(const char *const *keywords, const char *const *values,
 	*new_values = palloc0((count + lengthof(added) + 1) * sizeof(char *));
 	for (int i = 0; i < count; i++)
 	{
-		if (is_replaced(keywords[i], target_session_attrs != NULL))
+		if (is_replaced(keywords[i], other_value != NULL ? other : NULL))
 			continue;
 		(*new_keywords)[used] = keywords[i];
 		(*new_values)[used++] = values[i];
@@ -225,6 +226,102 @@ cp_hosts_join(const char *const *keywords, const char *const *values,
 		(*new_keywords)[used] = added[i][0];
 		(*new_values)[used++] = added[i][1];
 	}
+}
+
+void
+cp_hosts_join(const char *const *keywords, const char *const *values,
+			  const CpHost *hosts, int n, const char *target_session_attrs,
+			  const char ***new_keywords, const char ***new_values)
+{
+	join(keywords, values, hosts, n, "target_session_attrs", target_session_attrs,
+		 new_keywords, new_values);
+}
+
+/* ---- random order ---- */
+
+/* Those of libpq that are older than the option know nothing of its variable either. */
+static bool
+is_balanced(const char *const *keywords, const char *const *values)
+{
+	const char *value;
+
+	if (cp_conninfo_place("load_balance_hosts") == CP_CONNINFO_NOWHERE)
+		return false;
+	value = option(keywords, values, "load_balance_hosts", "PGLOADBALANCEHOSTS");
+	return value != NULL && strcmp(value, "random") == 0;
+}
+
+/* The numbers below n, in random order or in theirs. */
+static int *
+make_order(int n, bool is_random)
+{
+	int *order = palloc0(Max(n, 1) * sizeof(int));
+
+	for (int i = 0; i < n; i++)
+	{
+		int other = is_random ? (int) pg_prng_uint64_range(&pg_global_prng_state, 0, i) : i;
+
+		order[i] = order[other];
+		order[other] = i;
+	}
+	return order;
+}
+
+/* ---- names that have been looked up ---- */
+
+/* Appends the entries of one host, not more than there is room for. */
+static int
+expand_host(const CpFoundHost *host, bool is_random, CpHost *entries, int room)
+{
+	int n = Min(host->count, room);
+	int *order;
+
+	if (!cp_host_is_name(&host->given))
+	{
+		entries[0] = host->given;
+		return 1;
+	}
+	order = make_order(host->count, is_random);
+	for (int i = 0; i < n; i++)
+	{
+		entries[i] = host->given;
+		entries[i].hostaddr = host->addresses[order[i]];
+	}
+	return n;
+}
+
+static int
+expand(const CpFoundHost *hosts, int n, bool is_random, CpHost **entries)
+{
+	int *order = make_order(n, is_random);
+	int to = 0;
+
+	*entries = palloc(CP_MAX_HOSTS * sizeof(CpHost));
+	for (int i = 0; i < n; i++)
+		to += expand_host(&hosts[order[i]], is_random, *entries + to, CP_MAX_HOSTS / n);
+	return to;
+}
+
+int
+cp_hosts_expand(const CpFoundHost *hosts, int n, CpHost **entries)
+{
+	return expand(hosts, n, false, entries);
+}
+
+bool
+cp_hosts_resolve(const char *const *keywords, const char *const *values,
+				 const CpFoundHost *hosts, int n,
+				 const char ***new_keywords, const char ***new_values)
+{
+	bool is_random = is_balanced(keywords, values);
+	CpHost *entries;
+	int count = expand(hosts, n, is_random, &entries);
+
+	if (count == 0)
+		return false;
+	join(keywords, values, entries, count, "load_balance_hosts", is_random ? "disable" : NULL,
+		 new_keywords, new_values);
+	return true;
 }
 
 /* ---- trying in turn ---- */
@@ -273,19 +370,6 @@ copy_options(CpHostTurns *turns, const char *const *keywords, const char *const 
 	}
 }
 
-static void
-shuffle(CpHost *hosts, int n)
-{
-	for (int i = n - 1; i > 0; i--)
-	{
-		int other = (int) pg_prng_uint64_range(&pg_global_prng_state, 0, i);
-		CpHost host = hosts[i];
-
-		hosts[i] = hosts[other];
-		hosts[other] = host;
-	}
-}
-
 /* The order of a pass: hosts that were silent in the one before go last. */
 static void
 order_pass(CpHostTurns *turns)
@@ -307,12 +391,12 @@ order_pass(CpHostTurns *turns)
 /* All that is needed for every turn, so that nothing is allocated later. */
 static void
 prepare_turns(CpHostTurns *turns, const char *const *keywords, const char *const *values,
-			  CpHost *hosts)
+			  const CpHost *hosts)
 {
-	const char *balance = given_option(keywords, values, "load_balance_hosts");
 	const char *target = option(keywords, values, "target_session_attrs",
 								"PGTARGETSESSIONATTRS");
 	const char *targets[2] = {NULL, NULL}; /* NULL: as given */
+	int *order;
 
 	turns->passes = 1;
 	if (target != NULL && strcmp(target, "prefer-standby") == 0)
@@ -321,15 +405,14 @@ prepare_turns(CpHostTurns *turns, const char *const *keywords, const char *const
 		targets[0] = "standby";
 		targets[1] = "any";
 	}
-	if (balance != NULL && strcmp(balance, "random") == 0)
-		shuffle(hosts, turns->n);
+	order = make_order(turns->n, is_balanced(keywords, values));
 
 	turns->turns = palloc0(turns->n * sizeof(Turn));
 	turns->order = palloc0(turns->n * sizeof(int));
 	for (int i = 0; i < turns->n; i++)
 	{
 		for (int pass = 0; pass < turns->passes; pass++)
-			cp_hosts_join(keywords, values, &hosts[i], 1, targets[pass],
+			cp_hosts_join(keywords, values, &hosts[order[i]], 1, targets[pass],
 						  &turns->turns[i].keywords[pass], &turns->turns[i].values[pass]);
 	}
 }

@@ -5,9 +5,9 @@
  *
  * libpq's asynchronous connect knows no time limit for one host of a list: one
  * that never answers keeps it from the others.  So a list is tried host by host
- * (remote.c); and the dialer resolves names itself.  Knows libpq's options, no
- * network.  Memory is palloc'd in the current context; throws only when that
- * is used up.
+ * (remote.c); and names are looked up by whoever asks a tunnel to connect, and by
+ * the dialer, before libpq does.  Knows libpq's options, no network.  Memory is
+ * palloc'd in the current context; throws only when that is used up.
  */
 #ifndef CP_HOSTS_H
 #define CP_HOSTS_H
@@ -21,6 +21,14 @@ typedef struct CpHost
 	const char *hostaddr; /* an address: host is not looked up then */
 	const char *port;
 } CpHost;
+
+/* A host, and what was found for its name if that had to be looked up. */
+typedef struct CpFoundHost
+{
+	CpHost given;
+	char **addresses; /* numeric, in the resolver's order */
+	int count;		  /* of them */
+} CpFoundHost;
 
 /*
  * Takes host, hostaddr and port apart as libpq does (empty entries, one port
@@ -44,6 +52,24 @@ extern void cp_hosts_join(const char *const *keywords, const char *const *values
 						  const CpHost *hosts, int n,
 						  const char *target_session_attrs,
 						  const char ***new_keywords, const char ***new_values);
+
+/*
+ * Makes entries of hosts: of a name one for each address, of which it takes a few if
+ * there are many hosts, with the name beside it for what is verified against it; none
+ * if it has no address.  Returns how many: 0 if nothing but such names was given.
+ */
+extern int cp_hosts_expand(const CpFoundHost *hosts, int n, CpHost **entries);
+
+/*
+ * Copies keywords and values with these entries in place of the hosts, so that no
+ * name is left to look up.  Where load_balance_hosts asks for it they are in random
+ * order, another one at each call: hosts first, then each one's addresses, as libpq
+ * has it; what tries them keeps that order.  False, and nothing is made, if there is
+ * no entry.
+ */
+extern bool cp_hosts_resolve(const char *const *keywords, const char *const *values,
+							 const CpFoundHost *hosts, int n,
+							 const char ***new_keywords, const char ***new_values);
 
 /* ---- trying in turn ---- */
 

@@ -377,7 +377,7 @@ cp_message_connect_failure(CpRemote *remote, bool timed_out, int *sqlstate, char
 	if (timed_out)
 		return CP_FAILURE_UNREACHABLE;
 	if (ERRCODE_TO_CATEGORY(*sqlstate) == ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION ||
-		PQconnectionNeedsPassword(remote->conn))
+		remote->needs_password)
 	{
 		if (*sqlstate == 0)
 			*sqlstate = ERRCODE_INVALID_PASSWORD;

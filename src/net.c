@@ -2,8 +2,8 @@
  * net.c
  *		Sockets as conpool wants them: non-blocking and closed on exec.
  *
- * Runs in every process that touches sockets; called by remote, adopt and
- * vault.  Must never throw or serve interrupts.
+ * Runs in every process that touches sockets; called by remote, adopt, vault and
+ * the like.  Must never throw or serve interrupts.
  *
  * SOCK_CLOEXEC, accept4 and dup3 are not everywhere.  A backend has one
  * thread and starts no program between two of these calls, so setting the
@@ -14,7 +14,9 @@
 #include "net.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -22,6 +24,8 @@
 
 /* between two attempts while a backlog is full, milliseconds */
 #define BACKLOG_PAUSE 5
+/* descriptors received at once that we can tell from a single one */
+#define MAX_RECEIVED 4
 
 /* close() that leaves errno alone; returns -1 for the caller to return */
 static int
@@ -211,4 +215,141 @@ cp_net_poll(int sock, int events, CpTime deadline)
 		if (rc == 0 && (deadline == 0 || cp_now() >= deadline))
 			return 0;
 	}
+}
+
+bool
+cp_net_raise_descriptor_limit(int more)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return false;
+	if (limit.rlim_cur == RLIM_INFINITY)
+		return true;
+	/* the soft limit is what the rest of the server counts with: add to it */
+	limit.rlim_cur += more;
+	if (limit.rlim_max != RLIM_INFINITY)
+		limit.rlim_cur = Min(limit.rlim_cur, limit.rlim_max);
+	return setrlimit(RLIMIT_NOFILE, &limit) == 0;
+}
+
+/* ---- messages that a descriptor may go along with ---- */
+
+bool
+cp_net_send_message(int sock, const void *first, size_t first_size,
+					const void *second, size_t second_size, int fd)
+{
+	struct iovec parts[2] = {
+		{unconstify(void *, first), first_size},
+		{unconstify(void *, second), second_size},
+	};
+	union
+	{
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct msghdr message = {.msg_iov = parts, .msg_iovlen = second_size > 0 ? 2 : 1};
+	ssize_t sent;
+
+	if (fd >= 0)
+	{
+		struct cmsghdr *rights;
+
+		memset(&control, 0, sizeof(control));
+		message.msg_control = control.bytes;
+		message.msg_controllen = sizeof(control.bytes);
+		rights = CMSG_FIRSTHDR(&message);
+		rights->cmsg_level = SOL_SOCKET;
+		rights->cmsg_type = SCM_RIGHTS;
+		rights->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(rights), &fd, sizeof(int));
+	}
+	do
+		sent = sendmsg(sock, &message, 0);
+	while (sent < 0 && errno == EINTR);
+	return sent == (ssize_t) (first_size + second_size);
+}
+
+/*
+ * Takes the descriptors that came with a message into *fd, which may hold
+ * one.  Any beyond a single one are closed; then returns false.
+ */
+static bool
+take_descriptors(struct msghdr *message, int *fd)
+{
+	bool ok = (message->msg_flags & MSG_CTRUNC) == 0;
+	struct cmsghdr *c;
+
+	for (c = CMSG_FIRSTHDR(message); c != NULL; c = CMSG_NXTHDR(message, c))
+	{
+		int count;
+		int i;
+
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		for (i = 0; i < count; i++)
+		{
+			int received;
+
+			memcpy(&received, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
+#ifndef MSG_CMSG_CLOEXEC
+			(void) fcntl(received, F_SETFD, FD_CLOEXEC);
+#endif
+			if (*fd < 0)
+				*fd = received;
+			else
+			{
+				close(received);
+				ok = false;
+			}
+		}
+	}
+	return ok;
+}
+
+ssize_t
+cp_net_receive(int sock, void *to, size_t room, int *fd)
+{
+	struct iovec part = {to, room};
+	union
+	{
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(MAX_RECEIVED * sizeof(int))];
+	} control;
+	struct msghdr message = {
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = control.bytes,
+		.msg_controllen = sizeof(control.bytes),
+	};
+	int flags = 0;
+	ssize_t n;
+
+#ifdef MSG_CMSG_CLOEXEC
+	flags = MSG_CMSG_CLOEXEC;
+#endif
+	do
+		n = recvmsg(sock, &message, flags);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return (errno == EAGAIN || errno == EWOULDBLOCK) ? CP_NET_NOTHING : CP_NET_BAD;
+	return take_descriptors(&message, fd) ? n : CP_NET_BAD;
+}
+
+bool
+cp_net_receive_all(int sock, void *to, size_t size, int *fd, CpTime deadline)
+{
+	size_t have = 0;
+
+	while (have < size)
+	{
+		ssize_t n = cp_net_receive(sock, (char *) to + have, size - have, fd);
+
+		if (n > 0)
+			have += n;
+		else if (n != CP_NET_NOTHING || cp_net_poll(sock, POLLIN, deadline) == 0)
+			return false;
+	}
+	return true;
 }

@@ -54,4 +54,34 @@ extern bool cp_net_peer_is_ours(int sock, int *pid);
  */
 extern int cp_net_poll(int sock, int events, CpTime deadline);
 
+/*
+ * Lets this process have so many descriptors beyond those that the server counts
+ * with, as far as the hard limit goes.  False with errno.
+ */
+extern bool cp_net_raise_descriptor_limit(int more);
+
+/* ---- messages that a descriptor may go along with ---- */
+
+/*
+ * Sends two parts (the second may be empty) as one, with a descriptor unless it is
+ * -1; does not block.  All of it, or false.
+ */
+extern bool cp_net_send_message(int sock, const void *first, size_t first_size,
+								const void *second, size_t second_size, int fd);
+
+/* results of the next function besides a number of bytes */
+#define CP_NET_EOF 0
+#define CP_NET_NOTHING (-1)
+#define CP_NET_BAD (-2)
+
+/*
+ * Receives up to `room` bytes, and a descriptor into *fd (which may hold one, else
+ * -1), without blocking.  BAD: an error, or more descriptors than one; whatever is
+ * in *fd is the caller's to close all the same.
+ */
+extern ssize_t cp_net_receive(int sock, void *to, size_t room, int *fd);
+
+/* Exactly `size` bytes by the deadline. */
+extern bool cp_net_receive_all(int sock, void *to, size_t size, int *fd, CpTime deadline);
+
 #endif /* CP_NET_H */

@@ -82,6 +82,27 @@ queue_unlink(CpSharedPool *pool, int i)
 	pool->waiting--;
 }
 
+#ifdef USE_ASSERT_CHECKING
+
+/* Slots of the pool that go through a tunnel: a slot comes and goes under its lock. */
+static int
+count_tunnelled(int p)
+{
+	int n = 0;
+
+	for (int i = 0; i < cp_shared->max_slots; i++)
+	{
+		if (cp_slots[i].pool != p || cp_slots[i].tunnel == 0)
+			continue;
+		Assert(cp_slots[i].encrypted);
+		Assert(cp_slots[i].tunnel > 0 && cp_slots[i].tunnel <= CP_TUNNELS);
+		n++;
+	}
+	return n;
+}
+
+#endif
+
 /* The invariants of a pool; its lock is held. */
 static void
 check_pool(int p)
@@ -117,6 +138,7 @@ check_pool(int p)
 	for (int s = 0; s < CP_SLOT_STATES; s++)
 		Assert(pool->counts[s] >= 0);
 	Assert(pool->counts[CP_SLOT_FREE] == 0);
+	Assert(pool->tunnelled == count_tunnelled(p));
 #endif
 }
 
@@ -746,6 +768,12 @@ cp_pool_leave_queue(CpLeave why)
 
 /* ---- opening ------------------------------------------------------------ */
 
+static void
+set_tls_text(char *to, const char *text)
+{
+	strlcpy(to, text != NULL ? text : "", CP_SLOT_TLS_LEN);
+}
+
 /* What is known of a connection once it is open. */
 void
 cp_pool_set_connection(int i, const CpConnected *info, CpTime now)
@@ -757,8 +785,13 @@ cp_pool_set_connection(int i, const CpConnected *info, CpTime now)
 	strlcpy(slot->remote_address, info->remote_address, CP_ADDRESS_LEN);
 	slot->encrypted = info->encrypted;
 	slot->unshared = info->unshared;
+	slot->tunnel = info->tunnel;
+	set_tls_text(slot->tls_version, info->tls_version);
+	set_tls_text(slot->tls_cipher, info->tls_cipher);
 	if (info->unshared)
 		pool->unshared++;
+	if (info->tunnel > 0)
+		pool->tunnelled++;
 	slot->opened_at = slot->checked_at = now;
 	cp_stats_connect(&pool->stats, info->connect_time);
 	if (slot->own_options)

@@ -84,7 +84,10 @@ typedef struct CpConnected
 {
 	int remote_pid;
 	const char *remote_address;
-	bool encrypted;
+	bool encrypted;			 /* also if a tunnel does it */
+	int tunnel;				 /* number of the one it goes through, 0 = none */
+	const char *tls_version; /* NULL if it is not by TLS */
+	const char *tls_cipher;
 	bool unshared;
 	CpTime connect_time; /* microseconds it took */
 } CpConnected;
@@ -232,6 +235,9 @@ extern void cp_pool_broker_ends(void);
 
 /* LEASED by pid with that generation?  (fetch, donate, end) */
 extern bool cp_pool_is_held_by(int slot, uint64 generation, int pid);
+
+/* CONNECTING by pid with that generation?  (a tunnel, which is to open it) */
+extern bool cp_pool_is_opened_by(int slot, uint64 generation, int pid);
 
 /*
  * The broker has taken the socket: records its epoch.  What the dialer donates
@@ -486,6 +492,7 @@ typedef struct CpPoolInfo
 	CpPoolOptions options;
 	int counts[CP_SLOT_STATES];
 	int unshared;
+	int tunnelled;
 	int waiting;
 	CpPoolStats stats;
 	CpTime breaker_time; /* total_breaker_time, until now */
@@ -516,6 +523,9 @@ typedef struct CpSlotInfo
 	CpTime state_since;
 	bool unshared;
 	bool encrypted;
+	int tunnel;						   /* 0 = it does not go through one */
+	char tls_version[CP_SLOT_TLS_LEN]; /* empty: it is not encrypted by TLS */
+	char tls_cipher[CP_SLOT_TLS_LEN];
 	int remote_pid;
 	char remote_address[CP_ADDRESS_LEN];
 	CpTime opened_at;

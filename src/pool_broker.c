@@ -99,17 +99,30 @@ cp_pool_broker_ends(void)
 	sweep();
 }
 
-bool
-cp_pool_is_held_by(int slot, uint64 generation, int pid)
+/* Is the slot, of that generation, in that state by the hand of pid? */
+static bool
+is_in_state_by(int slot, uint64 generation, CpSlotState state, int pid)
 {
 	int p = cp_pool_lock_of(slot, generation);
 	bool result;
 
 	if (p == CP_NONE)
 		return false;
-	result = cp_slots[slot].state == CP_SLOT_LEASED && cp_slots[slot].holder_pid == pid;
+	result = cp_slots[slot].state == state && cp_slots[slot].holder_pid == pid;
 	LWLockRelease(cp_shmem_pool_lock(p));
 	return result;
+}
+
+bool
+cp_pool_is_held_by(int slot, uint64 generation, int pid)
+{
+	return is_in_state_by(slot, generation, CP_SLOT_LEASED, pid);
+}
+
+bool
+cp_pool_is_opened_by(int slot, uint64 generation, int pid)
+{
+	return is_in_state_by(slot, generation, CP_SLOT_CONNECTING, pid);
 }
 
 /*

@@ -406,6 +406,8 @@ cp_slot_allocate(int p)
 	slot->own_options = false;
 	slot->unshared = false;
 	slot->encrypted = false;
+	slot->tunnel = 0;
+	slot->tls_version[0] = slot->tls_cipher[0] = '\0';
 	slot->in_transaction = false;
 	slot->changes = 0;
 	slot->mid_protocol = false;
@@ -430,6 +432,8 @@ cp_slot_free(int i, CpAftermath *after)
 
 	if (slot->unshared)
 		cp_pools[slot->pool].unshared--;
+	if (slot->tunnel > 0)
+		cp_pools[slot->pool].tunnelled--;
 	/* its place may be what min_size waits for */
 	if (slot->state == CP_SLOT_CLOSING)
 		cp_pool_look_after(&cp_pools[slot->pool]);

@@ -55,6 +55,7 @@ cp_pool_read(int p, CpPoolInfo *info)
 		info->options = pool->options;
 		memcpy(info->counts, pool->counts, sizeof(info->counts));
 		info->unshared = pool->unshared;
+		info->tunnelled = pool->tunnelled;
 		info->waiting = pool->waiting;
 		info->stats = pool->stats.counters;
 		copy_condition(pool, info);
@@ -76,6 +77,9 @@ copy_slot(int i, CpSharedSlot *slot, CpSharedPool *pool, CpSlotInfo *info)
 	info->state_since = slot->state_since;
 	info->unshared = slot->unshared;
 	info->encrypted = slot->encrypted;
+	info->tunnel = slot->tunnel;
+	strlcpy(info->tls_version, slot->tls_version, CP_SLOT_TLS_LEN);
+	strlcpy(info->tls_cipher, slot->tls_cipher, CP_SLOT_TLS_LEN);
 	info->remote_pid = slot->remote_pid;
 	strlcpy(info->remote_address, slot->remote_address, CP_ADDRESS_LEN);
 	info->opened_at = slot->opened_at;

@@ -3,7 +3,7 @@
  *		Can a remote's hosts be reached?  Looks their names up, and connects to
  *		them without a word.
  *
- * Runs in client backends, called by diagnose.c.  Must never wait without
+ * Runs in client backends, called by borrow.c and diagnose.c.  Must never wait without
  * serving interrupts, nor leave a socket behind.
  *
  * Names are looked up in threads (resolver.c), as in the dialer: a name server
@@ -18,7 +18,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "common/hashfn.h"
 #include "common/ip.h"
+#include "lib/stringinfo.h"
 #include "libpq/pqcomm.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
@@ -42,10 +44,11 @@ wait_for(int fd, int wanted, CpTime deadline)
 {
 	for (;;)
 	{
+		long timeout = cp_timeout_ms(deadline);
 		int events = WaitLatchOrSocket(MyLatch,
-									   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT | wanted,
-									   fd, cp_timeout_ms(deadline),
-									   cp_wait_event(CP_WAIT_CONNECT));
+									   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | wanted |
+										   (timeout >= 0 ? WL_TIMEOUT : 0),
+									   fd, timeout, cp_wait_event(CP_WAIT_CONNECT));
 
 		if (events & WL_LATCH_SET)
 		{
@@ -111,8 +114,11 @@ start_lookups(CpProbedName *names, int n)
 {
 	for (int i = 0; i < n; i++)
 	{
-		/* each counts for itself: there are not more than hosts in a list */
-		names[i].lookup = cp_resolver_start(names[i].name, i, true);
+		const char *name = names[i].name;
+		/* each counts for itself: one that hangs time and again holds up no other */
+		int owner = (int) hash_bytes((const unsigned char *) name, strlen(name));
+
+		names[i].lookup = cp_resolver_start(name, owner, true);
 		if (names[i].lookup == NULL)
 		{
 			names[i].error = _("too many lookups of names are under way");
@@ -140,8 +146,19 @@ abandon(CpProbedName *names, int n, CpTime start)
 	}
 }
 
+static bool
+is_any_found(const CpProbedName *names, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (names[i].count > 0)
+			return true;
+	}
+	return false;
+}
+
 void
-cp_probe_names(CpProbedName *names, int n, CpTime deadline)
+cp_probe_names(CpProbedName *names, int n, CpTime patience, CpTime deadline)
 {
 	CpTime start = cp_now();
 	int pipe_end = resolver_pipe();
@@ -155,7 +172,9 @@ cp_probe_names(CpProbedName *names, int n, CpTime deadline)
 	PG_TRY();
 	{
 		start_lookups(names, n);
-		while (collect(names, n, start) > 0 && wait_for(pipe_end, WL_SOCKET_READABLE, deadline))
+		while (collect(names, n, start) > 0 &&
+			   wait_for(pipe_end, WL_SOCKET_READABLE,
+						is_any_found(names, n) ? patience : deadline))
 			cp_resolver_drain();
 	}
 	PG_FINALLY();
@@ -163,6 +182,81 @@ cp_probe_names(CpProbedName *names, int n, CpTime deadline)
 		abandon(names, n, start);
 	}
 	PG_END_TRY();
+}
+
+CpProbedName *
+cp_probe_list(const CpHost *hosts, int n, int *count)
+{
+	CpProbedName *names = palloc0(Max(n, 1) * sizeof(CpProbedName));
+
+	*count = 0;
+	for (int i = 0; i < n; i++)
+	{
+		if (cp_host_is_name(&hosts[i]))
+			names[(*count)++].name = hosts[i].host;
+	}
+	return names;
+}
+
+CpFoundHost *
+cp_probe_found(const CpHost *hosts, int n, const CpProbedName *names)
+{
+	CpFoundHost *found = palloc0(Max(n, 1) * sizeof(CpFoundHost));
+
+	for (int i = 0; i < n; i++)
+	{
+		found[i].given = hosts[i];
+		if (!cp_host_is_name(&hosts[i]))
+			continue;
+		found[i].addresses = names->addresses;
+		found[i].count = names->count;
+		names++;
+	}
+	return found;
+}
+
+static char *
+describe_failures(const CpProbedName *names, int n)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < n; i++)
+		appendStringInfo(&text, _("%scould not translate host name \"%s\" to address: %s"),
+						 i > 0 ? "\n" : "", names[i].name, names[i].error);
+	return text.data;
+}
+
+char *
+cp_probe_resolve(const char *const *keywords, const char *const *values, CpTime deadline,
+				 const char *const **new_keywords, const char *const **new_values)
+{
+	CpHost *hosts;
+	int n = cp_hosts_split(keywords, values, &hosts);
+	CpTime now = cp_now();
+	CpTime patience = deadline;
+	CpProbedName *names;
+	int count;
+	const char **resolved_keywords;
+	const char **resolved_values;
+
+	*new_keywords = keywords;
+	*new_values = values;
+	if (n <= 0)
+		return NULL;
+	names = cp_probe_list(hosts, n, &count);
+	if (count == 0)
+		return NULL;
+	/* as in hosts.c: one of several must leave time for the others */
+	if (deadline != CP_FOREVER)
+		patience = now + Max(deadline - now, 0) / n;
+	cp_probe_names(names, count, patience, count < n ? patience : deadline);
+	if (!cp_hosts_resolve(keywords, values, cp_probe_found(hosts, n, names), n,
+						  &resolved_keywords, &resolved_values))
+		return describe_failures(names, count);
+	*new_keywords = (const char *const *) resolved_keywords;
+	*new_values = (const char *const *) resolved_values;
+	return NULL;
 }
 
 /* ---- connecting ---- */

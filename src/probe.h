@@ -3,7 +3,7 @@
  *		Can a remote's hosts be reached?  Looks their names up, and connects to
  *		them without a word.
  *
- * Runs in client backends, called by diagnose.c.  Knows libpq's lists of hosts
+ * Runs in client backends, called by borrow.c and diagnose.c.  Knows libpq's lists of hosts
  * (hosts.h), no pool and no password.  Serves interrupts while it waits, and then
  * leaves neither a lookup that is waited for nor a socket behind.  No function
  * throws because of a remote or a name server.
@@ -32,8 +32,30 @@ typedef struct CpProbedName
 	bool is_done;
 } CpProbedName;
 
-/* Looks them all up at the same time; what is not done by the deadline has failed. */
-extern void cp_probe_names(CpProbedName *names, int n, CpTime deadline);
+/*
+ * Looks them all up at the same time.  What is not done by the deadline has failed, and
+ * so it has if `patience` has passed and another one has been found.
+ */
+extern void cp_probe_names(CpProbedName *names, int n, CpTime patience, CpTime deadline);
+
+/* Those of n hosts that are names, in their order, palloc'd; *count of them. */
+extern CpProbedName *cp_probe_list(const CpHost *hosts, int n, int *count);
+
+/* The n hosts again, with what was found for those that are names. */
+extern CpFoundHost *cp_probe_found(const CpHost *hosts, int n, const CpProbedName *names);
+
+/*
+ * For whoever has others connect, who are not to be held up by a name server: new
+ * arrays of the options (strings shared) in which every host that is a name has its
+ * addresses beside it (cp_hosts_resolve), or the same arrays if there is nothing to
+ * look up or all is to be left to libpq.  A host without an address is left out
+ * unless none has any; one of several that has none in its share of the time is, too.
+ * Returns NULL, or why no host has an address, in libpq's words, palloc'd.
+ */
+extern char *cp_probe_resolve(const char *const *keywords, const char *const *values,
+							  CpTime deadline,
+							  const char *const **new_keywords,
+							  const char *const **new_values);
 
 /*
  * Connects to a host that needs no looking up: an address, or the directory of a

@@ -104,6 +104,16 @@ reason_of(const ErrorData *error)
 	return text.data;
 }
 
+/*
+ * By which fingerprint a pool's connections are known, or NULL: with SCRAM pass-through
+ * each session brings its own, and whoever finds no match replaces what is in his way.
+ */
+static const CpFingerprint *
+definition_of(const CpTarget *target)
+{
+	return target->scram_passthrough ? NULL : &target->fingerprint;
+}
+
 /* ---- pools that are there ---- */
 
 static void
@@ -117,7 +127,7 @@ follow(void *arg)
 	if (target == NULL)
 		cp_pool_drop(existing->pool, existing->info.generation);
 	else if (key->kind == CP_POOL_SERVER)
-		(void) cp_pool_define(key, target->name, &target->options, &target->fingerprint,
+		(void) cp_pool_define(key, target->name, &target->options, definition_of(target),
 							  false, &generation);
 	else
 		cp_pool_set_defaults(existing->pool, existing->info.generation, &target->options);
@@ -171,7 +181,7 @@ look_at_mapping(void *arg)
 		return;
 	wanted->target = target;
 	target->pool = cp_pool_define(&target->key, target->name, &target->options,
-								  &target->fingerprint, true, &target->pool_generation);
+								  definition_of(target), true, &target->pool_generation);
 	cp_target_require_rights(target);
 	if (target->pool != CP_NONE)
 		cp_pool_upkeep_allowed(target->pool, target->pool_generation);

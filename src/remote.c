@@ -2,11 +2,14 @@
  * remote.c
  *		A connection with a remote server, as this process sees it.
  *
- * Runs in client backends and, for adopted connections, in the broker.  Called
- * by the modules that hold a connection.  Must never throw because of the
- * remote, and never block where interrupts are not served, except in
+ * Runs in client backends, dialer and tunnel and, for adopted connections, in the
+ * broker.  Called by the modules that hold a connection.  Must never throw because
+ * of the remote, and never block where interrupts are not served, except in
  * cp_remote_recover() and cp_remote_cancel(), which run in aborts and have a
  * deadline.
+ *
+ * While a tunnel connects (cp_remote_start_by_tunnel) there is no PGconn yet, and
+ * everything here must bear that; libpq's functions do.
  */
 #include "postgres.h"
 
@@ -26,6 +29,7 @@
 #include "ping.h"
 #include "port/pg_bswap.h"
 #include "storage/fd.h"
+#include "tunnel_reply.h"
 #include "utils/memutils.h"
 #include "wait_events.h"
 
@@ -43,6 +47,9 @@ enum
 
 /* how long the rest of a result is read before it is cancelled, microseconds */
 #define RECOVER_PATIENCE 5000
+
+/* how long after its own deadline a tunnel is expected to answer, milliseconds */
+#define TUNNEL_PATIENCE 300
 
 /*
  * A socket that is connected with nobody, made before the first connection
@@ -97,6 +104,7 @@ new_remote(const char **error)
 		return NULL;
 	}
 	remote->wait_socket = PGINVALID_SOCKET;
+	remote->tunnel_sock = -1;
 	return remote;
 }
 
@@ -108,13 +116,14 @@ free_wait_set(CpRemote *remote)
 	remote->wait_set = NULL;
 }
 
-/* Whatever PQfinish() says goes to the present socket. */
+/* Whatever PQfinish() says goes to the present socket; it does not wait until it can. */
 static void
 drop_conn(CpRemote *remote)
 {
 	if (remote->recorder != NULL)
 		cp_recorder_drop(remote->recorder, remote->conn);
 	remote->recorder = NULL;
+	(void) PQsetnonblocking(remote->conn, 1);
 	PQfinish(remote->conn);
 	remote->conn = NULL;
 }
@@ -141,6 +150,8 @@ free_remote(CpRemote *remote)
 	drop_conn(remote);
 	end_turns(remote);
 	forget_errors(remote);
+	if (remote->tunnel_sock >= 0)
+		close(remote->tunnel_sock);
 	ReleaseExternalFD();
 	explicit_bzero(&remote->greeting, sizeof(remote->greeting));
 	pfree(remote);
@@ -148,27 +159,84 @@ free_remote(CpRemote *remote)
 
 /* ---- connecting ---- */
 
-/* False, and the state is FAILED, when there is no memory. */
+/*
+ * Who has calls made elsewhere gives the connection away, and whoever goes on with it
+ * does not see what libpq has read of it: what the server said right after "ready for
+ * query" is to be among the parameters.  (A call like the others: the remote decides
+ * how much there is to read.)  False: the connection is lost.
+ */
 static bool
-start_conn(CpRemote *remote, const char *const *keywords, const char *const *values)
+take_late_messages(PGconn *conn)
 {
-	remote->polling = PGRES_POLLING_FAILED;
-	remote->conn = PQconnectStartParams(keywords, values, 0);
+	return PQconsumeInput(conn) && !PQisBusy(conn);
+}
+
+void
+cp_remote_call(CpRemote *remote)
+{
+	if (remote->call == CP_CALL_START)
+		remote->conn = PQconnectStartParams(remote->keywords, remote->values, 0);
+	else
+		remote->polling = PQconnectPoll(remote->conn);
+	if (remote->calls_elsewhere && remote->polling == PGRES_POLLING_OK &&
+		!take_late_messages(remote->conn))
+		remote->polling = PGRES_POLLING_FAILED;
+	remote->called = true;
+}
+
+/* PQconnectStartParams() has been called; without memory the state stays FAILED. */
+static void
+conn_started(CpRemote *remote)
+{
 	if (remote->conn != NULL)
 		remote->recorder = cp_recorder_start(remote->conn);
 	if (remote->recorder == NULL)
-		return false;
+		return;
 	cp_remote_ignore_notices(remote);
 	/* the only way to learn the SQLSTATE of a connect that failed */
 	PQsetErrorVerbosity(remote->conn, PQERRORS_VERBOSE);
 	if (PQstatus(remote->conn) != CONNECTION_BAD)
 		remote->polling = PGRES_POLLING_WRITING;
-	return true;
 }
 
-CpRemote *
-cp_remote_start(const char *const *keywords, const char *const *values,
-				const char **error)
+/* Goes on after the call that was due, if it has been made. */
+static void
+take_call(CpRemote *remote)
+{
+	CpRemoteCall call = remote->call;
+
+	if (!remote->called)
+		return;
+	remote->call = CP_CALL_NONE;
+	remote->called = false;
+	if (call == CP_CALL_START)
+		conn_started(remote);
+}
+
+/* The call is due: makes it here, or leaves it to whoever makes them. */
+static void
+make_call(CpRemote *remote, CpRemoteCall call)
+{
+	remote->call = call;
+	if (remote->calls_elsewhere)
+		return;
+	cp_remote_call(remote);
+	take_call(remote);
+}
+
+static void
+start_conn(CpRemote *remote, const char *const *keywords, const char *const *values)
+{
+	remote->polling = PGRES_POLLING_FAILED;
+	remote->keywords = keywords;
+	remote->values = values;
+	make_call(remote, CP_CALL_START);
+}
+
+/* NULL with *error: it cannot be begun with. */
+static CpRemote *
+begin_connect(const char *const *keywords, const char *const *values, bool calls_elsewhere,
+			  const char **error)
 {
 	/* first, since it is all that may throw */
 	CpHostTurns *turns;
@@ -186,9 +254,20 @@ cp_remote_start(const char *const *keywords, const char *const *values,
 		return NULL;
 	}
 	remote->turns = turns;
+	remote->calls_elsewhere = calls_elsewhere;
 	if (turns != NULL)
 		(void) cp_hosts_next(turns, &keywords, &values);
-	if (!start_conn(remote, keywords, values))
+	start_conn(remote, keywords, values);
+	return remote;
+}
+
+CpRemote *
+cp_remote_start(const char *const *keywords, const char *const *values,
+				const char **error)
+{
+	CpRemote *remote = begin_connect(keywords, values, false, error);
+
+	if (remote != NULL && remote->recorder == NULL)
 	{
 		*error = "out of memory";
 		free_remote(remote);
@@ -197,13 +276,52 @@ cp_remote_start(const char *const *keywords, const char *const *values,
 	return remote;
 }
 
-/* What libpq says of the present host, or as much of it as is kept. */
-static int
-length_of_error(const char *text)
+CpRemote *
+cp_remote_prepare(const char *const *keywords, const char *const *values,
+				  const char **error)
 {
-	int len = (int) strnlen(text, HOST_ERROR_MAX + 1);
+	return begin_connect(keywords, values, true, error);
+}
 
-	return len > HOST_ERROR_MAX ? pg_mbcliplen(text, len, HOST_ERROR_MAX) : len;
+/* Appends as much as there is room for. */
+static void
+append(char *to, size_t size, const char *text, size_t len)
+{
+	size_t have = strlen(to);
+
+	strlcpy(to + have, text, Min(size - have, len + 1));
+}
+
+/*
+ * Copies what libpq says of the present host, or as much of it as is kept.  Where it
+ * was given an address it leaves the name out, but says both if it has looked that up
+ * itself: so do we, who look names up before.
+ */
+static void
+copy_error(PGconn *conn, char *copy)
+{
+	const size_t size = HOST_ERROR_MAX + 2;
+	const char *text = conn != NULL ? PQerrorMessage(conn) : "out of memory\n";
+	const char *host = conn != NULL ? PQhost(conn) : "";
+	const char *address = conn != NULL ? PQhostaddr(conn) : "";
+	char place[NI_MAXHOST];
+	char named[NI_MAXHOST + HOST_ERROR_MAX];
+	const char *found;
+	int len;
+
+	snprintf(place, sizeof(place), "\"%s\", port ", address);
+	snprintf(named, sizeof(named), "\"%s\" (%s), port ", host, address);
+	copy[0] = '\0';
+	while (strcmp(host, address) != 0 && (found = strstr(text, place)) != NULL)
+	{
+		append(copy, size, text, found - text);
+		append(copy, size, named, strlen(named));
+		text = found + strlen(place);
+	}
+	append(copy, size, text, strlen(text));
+	len = (int) strlen(copy);
+	if (len > HOST_ERROR_MAX)
+		copy[pg_mbcliplen(copy, len, HOST_ERROR_MAX)] = '\0';
 }
 
 /* The end of `text`, of no more than `limit` bytes, from the beginning of a line on. */
@@ -227,13 +345,16 @@ static void
 note_error(CpRemote *remote, bool timed_out)
 {
 	const char *before = remote->errors != NULL ? remote->errors : "";
-	const char *text = PQerrorMessage(remote->conn);
 	const char *reason = timed_out ? "timeout expired\n" : "";
 	size_t len = strlen(before);
-	size_t text_len = length_of_error(text);
-	size_t added = text_len + strlen(reason);
+	char text[HOST_ERROR_MAX + 2];
+	size_t text_len;
+	size_t added;
 	char *errors;
 
+	copy_error(remote->conn, text);
+	text_len = strlen(text);
+	added = text_len + strlen(reason);
 	/* a wrong option is the same with every host */
 	if (!timed_out && len >= text_len && memcmp(before + len - text_len, text, text_len) == 0)
 		return;
@@ -241,8 +362,8 @@ note_error(CpRemote *remote, bool timed_out)
 										MCXT_ALLOC_NO_OOM);
 	if (errors == NULL)
 		return;
-	snprintf(errors, CP_CONNECT_ERROR_MAX + 1, "%s%.*s%s",
-			 last_lines(before, CP_CONNECT_ERROR_MAX - added), (int) text_len, text, reason);
+	snprintf(errors, CP_CONNECT_ERROR_MAX + 1, "%s%s%s",
+			 last_lines(before, CP_CONNECT_ERROR_MAX - added), text, reason);
 	forget_errors(remote);
 	remote->errors = errors;
 }
@@ -303,7 +424,7 @@ start_next_host(CpRemote *remote, CpTime deadline)
 		!cp_hosts_next(remote->turns, &keywords, &values))
 		return false;
 	drop_conn(remote);
-	(void) start_conn(remote, keywords, values);
+	start_conn(remote, keywords, values);
 	return true;
 }
 
@@ -356,6 +477,16 @@ is_about_to_encrypt(CpRemote *remote)
 }
 
 /*
+ * Was it about authentication by GSSAPI or SSPI?  No function of libpq tells, and not
+ * all versions trace what the server asked for, but all say so if it does not work.
+ */
+static bool
+speaks_of_gss(const char *error)
+{
+	return strstr(error, "GSSAPI") != NULL || strstr(error, "SSPI") != NULL;
+}
+
+/*
  * The present host has failed, or its time is over: goes over to the next one.
  * FAILED, TIMEOUT: there is none.
  */
@@ -365,6 +496,8 @@ leave_host(CpRemote *remote, bool timed_out, CpTime deadline)
 	bool go_on = timed_out || deserves_another_host(remote->conn);
 
 	note_error(remote, timed_out);
+	remote->needs_password = PQconnectionNeedsPassword(remote->conn);
+	remote->wanted_gss |= speaks_of_gss(PQerrorMessage(remote->conn));
 	if (timed_out && remote->turns != NULL)
 		cp_hosts_was_silent(remote->turns);
 	if (go_on && start_next_host(remote, deadline))
@@ -380,11 +513,17 @@ static CpConnectStatus
 advance(CpRemote *remote, CpTime deadline, bool *left)
 {
 	*left = false;
-	if (is_under_way(remote) && is_ready(remote))
+	take_call(remote);
+	if (remote->call != CP_CALL_NONE)
+		return CP_CONNECT_GOING;
+	if (is_under_way(remote) && is_ready(remote) &&
+		(!remote->calls_elsewhere || cp_now() < limit_of_host(remote, deadline)))
 	{
 		if (remote->only_in_clear && is_about_to_encrypt(remote))
 			return CP_CONNECT_ENCRYPTED;
-		remote->polling = PQconnectPoll(remote->conn);
+		make_call(remote, CP_CALL_POLL);
+		if (remote->call != CP_CALL_NONE)
+			return CP_CONNECT_GOING;
 	}
 	if (remote->polling == PGRES_POLLING_OK)
 		return CP_CONNECT_OK;
@@ -397,8 +536,15 @@ advance(CpRemote *remote, CpTime deadline, bool *left)
 static void
 note_peer(CpRemote *remote, int sock)
 {
+	const CpPassage *passage = &remote->greeting.passage;
+
 	remote->peer_len = sizeof(remote->peer);
-	if (getpeername(sock, (struct sockaddr *) &remote->peer, &remote->peer_len) < 0)
+	if (passage->peer_len > 0)
+	{
+		remote->peer = passage->peer;
+		remote->peer_len = passage->peer_len;
+	}
+	else if (getpeername(sock, (struct sockaddr *) &remote->peer, &remote->peer_len) < 0)
 		remote->peer_len = 0;
 }
 
@@ -409,28 +555,119 @@ connected(CpRemote *remote)
 	PGconn *conn = remote->conn;
 	bool recorded;
 
-	recorded = cp_recorder_finish(remote->recorder, conn, &remote->greeting);
-	remote->recorder = NULL;
-	forget_errors(remote);
-	note_peer(remote, PQsocket(conn));
-	PQsetErrorVerbosity(conn, PQERRORS_DEFAULT);
 	remote->encrypted = PQsslInUse(conn) || PQgssEncInUse(conn);
 	remote->used_password = PQconnectionUsedPassword(conn) != 0;
+	forget_errors(remote);
 	if (PQsetnonblocking(conn, 1) != 0)
 		return CP_CONNECT_FAILED;
+	recorded = cp_recorder_finish(remote->recorder, conn, &remote->greeting);
+	remote->recorder = NULL;
+	note_peer(remote, PQsocket(conn));
+	PQsetErrorVerbosity(conn, PQERRORS_DEFAULT);
 	return recorded ? CP_CONNECT_OK : CP_CONNECT_NO_GREETING;
 }
+
+/* ---- connecting by a tunnel ---- */
+
+CpRemote *
+cp_remote_start_by_tunnel(int sock, const char **error)
+{
+	CpRemote *remote = new_remote(error);
+
+	if (remote == NULL)
+		close(sock);
+	else
+		remote->tunnel_sock = sock;
+	return remote;
+}
+
+/*
+ * The tunnel has connected: makes a connection of the descriptor that came, and
+ * closes it.  If that fails, and no fault of the remote's, the caller may try by
+ * himself.
+ */
+static CpConnectStatus
+take_tunnelled(CpRemote *remote, const CpTunnelReply *reply, int fd)
+{
+	const char *error;
+
+	note_peer(remote, fd);
+	remote->used_password = reply->used_password != 0;
+	remote->conn = cp_adopt(fd, &remote->greeting, &error);
+	close(fd);
+	close(remote->tunnel_sock);
+	remote->tunnel_sock = -1;
+	if (remote->conn == NULL)
+		return CP_CONNECT_ELSEWHERE;
+	cp_remote_ignore_notices(remote);
+	return CP_CONNECT_OK;
+}
+
+/* The order's socket stays: its end of file will say that nothing is left. */
+static CpConnectStatus
+take_reply(CpRemote *remote, const CpTunnelReply *reply, int fd, const char *error)
+{
+	switch ((CpTunnelStatus) reply->status)
+	{
+		case CP_TUNNEL_OK:
+			return take_tunnelled(remote, reply, fd);
+		case CP_TUNNEL_FAILED:
+		case CP_TUNNEL_TIMEOUT:
+			remote->errors = MemoryContextAllocExtended(TopMemoryContext, strlen(error) + 1,
+														MCXT_ALLOC_NO_OOM);
+			if (remote->errors != NULL)
+				strcpy(remote->errors, error);
+			remote->needs_password = reply->needs_password != 0;
+			return reply->status == CP_TUNNEL_FAILED ? CP_CONNECT_FAILED : CP_CONNECT_TIMEOUT;
+		case CP_TUNNEL_ELSEWHERE:
+			break;
+	}
+	return CP_CONNECT_ELSEWHERE;
+}
+
+/* As cp_remote_connect_step().  The tunnel has the same deadline, and tells of it. */
+static CpConnectStatus
+await_tunnel(CpRemote *remote, CpTime deadline, int *events, CpTime *until)
+{
+	CpTunnelReply reply;
+	char error[CP_TUNNEL_ERROR_MAX];
+	int fd;
+
+	*events = WL_SOCKET_READABLE;
+	*until = deadline == CP_FOREVER ? CP_FOREVER : cp_deadline(deadline, TUNNEL_PATIENCE);
+	switch (cp_tunnel_read_reply(remote->tunnel_sock, &reply, &fd, &remote->greeting, error))
+	{
+		case CP_TUNNEL_READ_MORE:
+			return cp_now() < *until ? CP_CONNECT_GOING : CP_CONNECT_ELSEWHERE;
+		case CP_TUNNEL_READ_DONE:
+			return take_reply(remote, &reply, fd, error);
+		case CP_TUNNEL_READ_LOST:
+			break;
+	}
+	return CP_CONNECT_ELSEWHERE;
+}
+
+/* ---- connecting, step by step ---- */
 
 CpConnectStatus
 cp_remote_connect_step(CpRemote *remote, CpTime deadline, int *events, CpTime *until)
 {
+	CpConnectStatus status;
 	bool left;
-	CpConnectStatus status = advance(remote, deadline, &left);
 
+	if (remote->tunnel_sock >= 0)
+		return await_tunnel(remote, deadline, events, until);
+	status = advance(remote, deadline, &left);
 	if (status != CP_CONNECT_GOING)
 	{
 		end_turns(remote);
 		return status == CP_CONNECT_OK ? connected(remote) : status;
+	}
+	if (remote->call != CP_CALL_NONE)
+	{
+		*events = 0;
+		*until = CP_FOREVER;
+		return CP_CONNECT_GOING;
 	}
 	if (left)
 	{
@@ -456,7 +693,7 @@ wait_for_connect(CpRemote *remote, int wanted, CpTime until)
 	events = WaitLatchOrSocket(MyLatch,
 							   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | wanted |
 								   (timeout >= 0 ? WL_TIMEOUT : 0),
-							   PQsocket(remote->conn), timeout, cp_wait_event(CP_WAIT_CONNECT));
+							   cp_remote_socket(remote), timeout, cp_wait_event(CP_WAIT_CONNECT));
 	if (events & WL_LATCH_SET)
 	{
 		ResetLatch(MyLatch);
@@ -505,8 +742,8 @@ cp_remote_adopt(int fd, const CpGreeting *greeting, uint64 changes, const char *
 	if (remote != NULL)
 	{
 		remote->shared = true;
-		note_peer(remote, fd);
 		memcpy(&remote->greeting, greeting, cp_greeting_size(greeting));
+		note_peer(remote, fd);
 		/* what is compared with is the true greeting in any case */
 		remote->conn = adopt_blotted(fd, greeting, changes, error);
 		if (remote->conn == NULL)
@@ -535,6 +772,41 @@ cp_remote_let_go(CpRemote *remote)
 	free_remote(remote);
 }
 
+PGconn *
+cp_remote_take_conn(CpRemote *remote)
+{
+	PGconn *conn = remote->conn;
+
+	remote->conn = NULL;
+	free_remote(remote);
+	return conn;
+}
+
+/*
+ * Calls the order off.  The tunnel may have answered it by now: who only waited for the
+ * end of file would throw the connection away unseen, and would not know its end.
+ */
+static int
+end_order(CpRemote *remote)
+{
+	static const char terminate[] = {'X', 0, 0, 0, 4};
+	int sock = remote->tunnel_sock;
+	CpTunnelReply reply;
+	char error[CP_TUNNEL_ERROR_MAX];
+	ssize_t sent;
+	int fd;
+
+	remote->tunnel_sock = -1;
+	shutdown(sock, SHUT_WR);
+	if (cp_tunnel_read_reply(sock, &reply, &fd, &remote->greeting, error) != CP_TUNNEL_READ_DONE ||
+		fd < 0)
+		return sock;
+	close(sock);
+	sent = send(fd, terminate, sizeof(terminate), 0);
+	(void) sent;
+	return fd;
+}
+
 int
 cp_remote_end(CpRemote *remote)
 {
@@ -542,6 +814,8 @@ cp_remote_end(CpRemote *remote)
 
 	if (remote == NULL)
 		return -1;
+	if (remote->tunnel_sock >= 0)
+		rest = end_order(remote);
 	if (PQsocket(remote->conn) != PGINVALID_SOCKET)
 		rest = cp_net_dup(PQsocket(remote->conn));
 	/* libpq says Terminate, after what it may still have in its buffer */
@@ -817,11 +1091,11 @@ build_cancel_request(const CpGreeting *greeting, uint8 *packet)
 }
 
 /*
- * Always in the clear, also for an encrypted connection: servers accept that,
- * and libpq before 17 sends its own no other way.
+ * In the clear, also for an encrypted connection: servers accept that, and libpq
+ * before 17 sends its own no other way.
  */
 static bool
-request_cancel(CpRemote *remote, CpTime deadline)
+request_cancel_in_clear(CpRemote *remote, CpTime deadline)
 {
 	uint8 packet[12 + CP_CANCEL_KEY_MAX];
 	int size = build_cancel_request(&remote->greeting, packet);
@@ -829,7 +1103,7 @@ request_cancel(CpRemote *remote, CpTime deadline)
 	bool ended = false;
 	int sock;
 
-	if (remote->greeting.key_len == 0 || remote->peer_len == 0)
+	if (remote->peer_len == 0)
 		return false;
 	sock = cp_net_connect((struct sockaddr *) &remote->peer, remote->peer_len, deadline);
 	if (sock < 0)
@@ -842,6 +1116,18 @@ request_cancel(CpRemote *remote, CpTime deadline)
 	close(sock);
 	explicit_bzero(packet, sizeof(packet));
 	return ended;
+}
+
+static bool
+request_cancel(CpRemote *remote, CpTime deadline)
+{
+	if (remote->greeting.key_len == 0)
+		return false;
+#ifdef LIBPQ_HAS_ASYNC_CANCEL
+	if (remote->greeting.passage.tunnel > 0)
+		return cp_tunnel_cancel(&remote->greeting, deadline);
+#endif
+	return request_cancel_in_clear(remote, deadline);
 }
 
 /*
@@ -891,28 +1177,33 @@ cp_remote_cancel(CpRemote *remote, CpTime deadline)
 
 /* ---- looking ---- */
 
+pgsocket
+cp_remote_socket(const CpRemote *remote)
+{
+	return remote->tunnel_sock >= 0 ? remote->tunnel_sock : PQsocket(remote->conn);
+}
+
 void
 cp_remote_address(CpRemote *remote, char *buf, size_t size)
 {
-	struct sockaddr_storage addr = {0};
-	socklen_t len = sizeof(addr);
+	const struct sockaddr *addr = (const struct sockaddr *) &remote->peer;
+	socklen_t len = remote->peer_len;
 	char host[NI_MAXHOST];
 	char port[NI_MAXSERV];
 
 	buf[0] = '\0';
-	if (PQsocket(remote->conn) == PGINVALID_SOCKET ||
-		getpeername(PQsocket(remote->conn), (struct sockaddr *) &addr, &len) < 0)
+	if (len == 0)
 		return;
-
-	if (addr.ss_family == AF_UNIX)
+	if (addr->sa_family == AF_UNIX)
 	{
 		/* not terminated when it fills its place; empty for a socket pair */
 		size_t path_len = len - offsetof(struct sockaddr_un, sun_path);
 
 		if (len > offsetof(struct sockaddr_un, sun_path))
-			snprintf(buf, size, "%.*s", (int) path_len, ((struct sockaddr_un *) &addr)->sun_path);
+			snprintf(buf, size, "%.*s", (int) path_len,
+					 ((const struct sockaddr_un *) addr)->sun_path);
 	}
-	else if (getnameinfo((struct sockaddr *) &addr, len, host, sizeof(host), port, sizeof(port),
+	else if (getnameinfo(addr, len, host, sizeof(host), port, sizeof(port),
 						 NI_NUMERICHOST | NI_NUMERICSERV) == 0)
-		snprintf(buf, size, addr.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
+		snprintf(buf, size, addr->sa_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
 }

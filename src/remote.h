@@ -1,10 +1,10 @@
 /*
  * remote.h
  *		A connection with a remote server, as this process sees it: opened
- *		here, or adopted from a socket that another process opened.
+ *		here or by a tunnel, or adopted from a socket that another process opened.
  *
- * Runs in client backends and in the broker (which only adopts).  Knows libpq
- * and nothing of pools, slots or shared memory.
+ * Runs in client backends, dialer and tunnel, and in the broker (which only
+ * adopts).  Knows libpq and nothing of pools, slots or shared memory.
  *
  * No function here throws because of the remote.  Those that say they serve
  * interrupts may throw from CHECK_FOR_INTERRUPTS(); whoever calls them keeps
@@ -30,12 +30,21 @@ typedef enum CpConnectStatus
 	CP_CONNECT_GOING, /* cp_remote_connect_step() only */
 	/* connected, but what the server said cannot be passed on: usable unshared */
 	CP_CONNECT_NO_GREETING,
-	CP_CONNECT_ENCRYPTED /* would be, see cp_remote_only_in_clear() */
+	CP_CONNECT_ENCRYPTED, /* would be, see cp_remote_only_in_clear() */
+	CP_CONNECT_ELSEWHERE  /* the tunnel cannot do it: start anew, without one */
 } CpConnectStatus;
+
+/* A call of libpq's that is due while connecting. */
+typedef enum CpRemoteCall
+{
+	CP_CALL_NONE,
+	CP_CALL_START, /* PQconnectStartParams() */
+	CP_CALL_POLL   /* PQconnectPoll() */
+} CpRemoteCall;
 
 typedef struct CpRemote
 {
-	PGconn *conn;
+	PGconn *conn; /* NULL until a tunnel has connected, and before START */
 	/* latch, postmaster death, socket; made on first wait */
 	WaitEventSet *wait_set;
 	pgsocket wait_socket; /* the one that wait_set was made for */
@@ -44,10 +53,19 @@ typedef struct CpRemote
 	CpHostTurns *turns;				   /* NULL as well unless there are several hosts */
 	PostgresPollingStatusType polling; /* what libpq waits for */
 	char *errors;					   /* of hosts that failed, one after the other */
+	bool calls_elsewhere;			   /* see cp_remote_prepare() */
+	CpRemoteCall call;				   /* that is due there, ... */
+	bool called;					   /* ... and was made */
+	const char *const *keywords;	   /* for START */
+	const char *const *values;
+	bool needs_password; /* it failed for lack of one: PQconnectionNeedsPassword */
+	bool wanted_gss;	 /* it failed, and GSSAPI or SSPI had something to do with it */
+	/* the order's socket until a tunnel has connected, else -1 */
+	int tunnel_sock;
 	/* others may have a duplicate: never say Terminate for them */
 	bool shared;
 	bool only_in_clear; /* encryption is not gone through with */
-	bool encrypted;		/* TLS or GSS: the socket cannot be passed */
+	bool encrypted;		/* by this process, TLS or GSS: the socket cannot be passed */
 	bool used_password; /* PQconnectionUsedPassword, own ones only */
 	/* for a cancel, which may be wanted when libpq has closed the socket */
 	struct sockaddr_storage peer;
@@ -70,6 +88,31 @@ extern CpRemote *cp_remote_start(const char *const *keywords,
 								 const char **error);
 
 /*
+ * The same by a tunnel, to which the order has been sent (tunnel_order.h): takes its
+ * socket over in any case.  What comes of it, errors included, is as if this process
+ * had connected, but for status ELSEWHERE; an encrypted connection is one that can be
+ * passed (encrypted is false, greeting.passage says how).  Ended before it is
+ * connected, or because it failed, what cp_remote_end() returns is the order's socket
+ * (or the connection's, if that had come unseen): its end of file comes when nothing is
+ * left of the tunnel's attempt.
+ */
+extern CpRemote *cp_remote_start_by_tunnel(int sock, const char **error);
+
+/*
+ * The same as cp_remote_start(), but no call that may block is made here: when
+ * cp_remote_connect_step() returns GOING and remote->call is not NONE, *events is 0
+ * and *until FOREVER; then cp_remote_call() is to be called, in whatever thread, and
+ * after it the next step.  Meanwhile nobody else may touch the CpRemote, but read
+ * `errors`.  Keywords and values are to stay until it is connected or ended.
+ */
+extern CpRemote *cp_remote_prepare(const char *const *keywords,
+								   const char *const *values,
+								   const char **error);
+
+/* Makes the call that is due.  Touches nothing of PostgreSQL's. */
+extern void cp_remote_call(CpRemote *remote);
+
+/*
  * Goes on until connected, failed or past the deadline; serves interrupts.
  * On success the greeting is recorded and what libpq traced is wiped.
  */
@@ -78,7 +121,7 @@ extern CpConnectStatus cp_remote_finish_connect(CpRemote *remote, CpTime deadlin
 /*
  * The same without waiting, for whoever waits for many: takes the next step if
  * it can.  GOING: call it again when one of *events happens on
- * PQsocket(remote->conn), or at *until, whichever is first; too early does no harm.
+ * cp_remote_socket(), or at *until, whichever is first; too early does no harm.
  * *events is 0, and *until has come, if it is to be called again at once: it never
  * goes through more than one host, so that the caller gets to see to other things.
  * (The conn is another one when the next host of a list is tried, and libpq may
@@ -128,6 +171,18 @@ extern CpRemote *cp_remote_adopt(int fd, const CpGreeting *greeting, uint64 chan
  * duplicates of the socket.  Frees the CpRemote.  NULL is allowed.
  */
 extern void cp_remote_let_go(CpRemote *remote);
+
+/*
+ * Takes the PGconn of a connection out, for whoever goes on with it by himself, and
+ * frees the CpRemote.
+ */
+extern PGconn *cp_remote_take_conn(CpRemote *remote);
+
+/*
+ * The socket to wait on, or PGINVALID_SOCKET: libpq's, or the order's while a tunnel
+ * connects.
+ */
+extern pgsocket cp_remote_socket(const CpRemote *remote);
 
 /*
  * Ends a connection, or an attempt to connect: says Terminate unless it is
@@ -181,7 +236,7 @@ extern bool cp_remote_recover(CpRemote *remote, CpTime deadline);
 /*
  * Sends a CancelRequest and waits for the end of file of its socket.  False
  * if there is no key or the deadline passed.  Does not throw.  Works also when
- * the connection has been lost.
+ * the connection has been lost.  Through a tunnel it is as encrypted as libpq can.
  */
 extern bool cp_remote_cancel(CpRemote *remote, CpTime deadline);
 
@@ -200,7 +255,7 @@ extern uint64 cp_remote_changes(CpRemote *remote);
  */
 extern int cp_remote_wait(CpRemote *remote, int events, CpTime deadline);
 
-/* "host:port" or a socket path of the peer, by getpeername; buf is filled */
+/* "host:port" or a socket path of the remote server; buf is filled */
 extern void cp_remote_address(CpRemote *remote, char *buf, size_t size);
 
 #endif /* CP_REMOTE_H */

@@ -2,7 +2,7 @@
  * resolver.h
  *		Looks host names up without blocking: getaddrinfo() in threads.
  *
- * Runs in the dialer, and in client backends that diagnose.  getaddrinfo() knows no
+ * Runs in the dialer and in client backends.  getaddrinfo() knows no
  * time limit and cannot be interrupted; one name server that does not answer would
  * hold up all pools, and the end of the server with them, or a session that nobody
  * could cancel.  A thread touches nothing of PostgreSQL: it has its own memory from

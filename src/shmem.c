@@ -106,6 +106,25 @@ request(void)
 }
 
 static void
+init_tunnels(void)
+{
+	Assert(cp_guc_tunnel_workers <= CP_TUNNELS);
+	for (int i = 0; i < CP_TUNNELS; i++)
+	{
+		CpSharedTunnel *tunnel = &cp_shared->tunnels[i];
+
+		pg_atomic_init_u32(&tunnel->pid, 0);
+		pg_atomic_init_u32(&tunnel->connections, 0);
+		pg_atomic_init_u64(&tunnel->started_at, 0);
+		pg_atomic_init_u64(&tunnel->opened, 0);
+		pg_atomic_init_u64(&tunnel->failed, 0);
+		pg_atomic_init_u64(&tunnel->bytes_sent, 0);
+		pg_atomic_init_u64(&tunnel->bytes_received, 0);
+		pg_atomic_init_u64(&tunnel->cpu_time, 0);
+	}
+}
+
+static void
 init_header(void)
 {
 	memset(cp_shared, 0, sizeof(*cp_shared));
@@ -127,6 +146,7 @@ init_header(void)
 	pg_atomic_init_u32(&cp_shared->reader_pid, 0);
 	pg_atomic_init_u32(&cp_shared->last_read, InvalidOid);
 	pg_atomic_init_u32(&cp_shared->last_bare, InvalidOid);
+	init_tunnels();
 	ConditionVariableInit(&cp_shared->drained);
 	SpinLockInit(&cp_shared->free_mutex);
 	SpinLockInit(&cp_shared->task_mutex);

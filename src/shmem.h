@@ -45,6 +45,10 @@
 #define CP_LEAK_RING 128
 /* leases that reclaim() took away, kept to tell their holders */
 #define CP_RECLAIM_RING 128
+/* bytes of a connection's TLS version and of its cipher, terminator included */
+#define CP_SLOT_TLS_LEN 64
+/* tunnels there may be: conpool.tunnel_workers at most (tunnel_reply.h) */
+#define CP_TUNNELS 16
 /* databases noted to be read again; beyond that it is all of them */
 #define CP_MAX_MARKS 64
 /* servers remembered beside those of the pools: paused ones, overflow */
@@ -158,6 +162,9 @@ typedef struct CpSharedSlot
 	bool own_options; /* its holder's, not the pool's: it tells nothing of its remote */
 	bool unshared;
 	bool encrypted;
+	int tunnel;						   /* number of the one it goes through, 0 = none */
+	char tls_version[CP_SLOT_TLS_LEN]; /* empty: it is not encrypted by TLS */
+	char tls_cipher[CP_SLOT_TLS_LEN];
 	bool in_transaction; /* a reset begins with ROLLBACK */
 	uint64 changes;		 /* parameters that a reset must bring back */
 	bool mid_protocol;	 /* no Terminate may be sent when closing */
@@ -276,6 +283,7 @@ typedef struct CpSharedPool
 	CpPoolOptions options;
 	int counts[CP_SLOT_STATES]; /* of its slots, FREE unused */
 	int unshared;				/* of them */
+	int tunnelled;				/* of them: with slot.tunnel > 0 */
 	int idle_head;
 	int idle_tail;
 	int queue_head;
@@ -365,6 +373,21 @@ typedef struct CpReclaimRecord
 	char why[CP_EVENT_DETAIL_LEN]; /* what leak_action says of it; empty: somebody's order */
 } CpReclaimRecord;
 
+/* A worker that owns encrypted connections; written by itself alone. */
+typedef struct CpSharedTunnel
+{
+	/* atomic */
+	pg_atomic_uint32 pid;		  /* 0 while it does not listen */
+	pg_atomic_uint32 connections; /* it has now */
+	pg_atomic_uint64 started_at;  /* CpTime; 0 = never */
+	/* atomic: since the server's start */
+	pg_atomic_uint64 opened;
+	pg_atomic_uint64 failed;	 /* attempts */
+	pg_atomic_uint64 bytes_sent; /* to remotes, of their protocol: in the clear */
+	pg_atomic_uint64 bytes_received;
+	pg_atomic_uint64 cpu_time; /* microseconds */
+} CpSharedTunnel;
+
 typedef struct CpShared
 {
 	/* fixed after start */
@@ -385,6 +408,9 @@ typedef struct CpShared
 	pg_atomic_uint32 reader_pid;	/* 0 while there is none */
 	pg_atomic_uint32 last_read;		/* database that a reader has read to the end */
 	pg_atomic_uint32 last_bare;		/* the same one, if it lacks the extension */
+
+	/* atomic: that of number n is tunnels[n - 1] */
+	CpSharedTunnel tunnels[CP_TUNNELS];
 
 	/* broadcast when a paused pool has no lease left, or is resumed or gone */
 	ConditionVariable drained;

@@ -25,6 +25,7 @@
 
 #include "conninfo.h"
 #include "options.h"
+#include "scram.h"
 
 /* a name this many edits away from a valid one is taken for a slip */
 #define MAX_EDITS 4
@@ -48,7 +49,7 @@ server_option_names(void)
 			cp_option_find(keyword) == NULL)
 			names = lappend(names, (char *) keyword);
 	}
-	return names;
+	return lappend(names, CP_SCRAM_OPTION);
 }
 
 static List *
@@ -67,7 +68,7 @@ mapping_option_names(void)
 		if (cp_conninfo_place(keyword) == CP_CONNINFO_MAPPING)
 			names = lappend(names, (char *) keyword);
 	}
-	return names;
+	return lappend(names, CP_SCRAM_OPTION);
 }
 
 static List *
@@ -190,6 +191,21 @@ check_mapping_option(DefElem *def)
 	}
 }
 
+/* False is taken everywhere, so that definitions can be moved between versions. */
+static void
+check_passthrough(DefElem *def)
+{
+	if (strcmp(def->defname, CP_SCRAM_OPTION) != 0)
+		return;
+	if (defGetBoolean(def) && cp_scram_unsupported() != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("SCRAM pass-through is not supported"),
+				 errdetail_internal("%s", cp_scram_unsupported()),
+				 errhint("Set option \"%s\" to false, and give the user mapping a password.",
+						 def->defname)));
+}
+
 /* A server that refers to another has no connection options of its own. */
 static void
 check_reference(List *options)
@@ -284,6 +300,7 @@ conpool_fdw_validator(PG_FUNCTION_ARGS)
 			(void) cp_option_parse(option, defGetString(def));
 		else
 			cp_conninfo_check_list(def->defname, defGetString(def));
+		check_passthrough(def);
 		if (catalog == UserMappingRelationId)
 			check_mapping_option(def);
 	}

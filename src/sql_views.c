@@ -1,7 +1,7 @@
 /*
  * sql_views.c
  *		The functions behind the views of what is going on: pools, connections,
- *		leases, waiters and leaks; and blocking_pids().
+ *		tunnels, leases, waiters and leaks; and blocking_pids().
  *
  * Runs in client backends.  Shared memory is copied entry by entry, each
  * consistent in itself; names are looked up afterwards, without any lock.  Must
@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "utils/array.h"
 
+#include "guc.h"
 #include "leak.h"
 #include "pool.h"
 #include "shmem.h"
@@ -21,6 +22,7 @@
 
 PG_FUNCTION_INFO_V1(conpool_get_pools);
 PG_FUNCTION_INFO_V1(conpool_get_connections);
+PG_FUNCTION_INFO_V1(conpool_get_tunnels);
 PG_FUNCTION_INFO_V1(conpool_get_leases);
 PG_FUNCTION_INFO_V1(conpool_get_waiters);
 PG_FUNCTION_INFO_V1(conpool_get_leaks);
@@ -135,12 +137,14 @@ conpool_get_pools(PG_FUNCTION_ARGS)
 			cp_view_add_int(&rows, pool.remote_max_connections);
 		else
 			cp_view_add_null(&rows);
+		/* since version 1.3 of the extension */
+		cp_view_add_int(&rows, pool.tunnelled);
 		cp_view_end_row(&rows);
 	}
 	return (Datum) 0;
 }
 
-/* ---- connections and leases ------------------------------------------------ */
+/* ---- connections ------------------------------------------------------------ */
 
 static const char *
 state_name(CpSlotState state)
@@ -163,6 +167,15 @@ state_name(CpSlotState state)
 			return "closing";
 	}
 	return NULL;
+}
+
+static void
+add_tunnel(CpViewRows *rows, int tunnel)
+{
+	if (tunnel > 0)
+		cp_view_add_int(rows, tunnel);
+	else
+		cp_view_add_null(rows);
 }
 
 Datum
@@ -198,10 +211,51 @@ conpool_get_connections(PG_FUNCTION_ARGS)
 		/* since version 1.1 of the extension */
 		cp_view_add_instant(&rows, is_open ? slot.checked_at : 0);
 		cp_view_add_instant(&rows, is_open ? slot.expires_at : 0);
+		/* since version 1.3 of the extension */
+		cp_view_add_text(&rows, slot.tls_version);
+		cp_view_add_text(&rows, slot.tls_cipher);
+		add_tunnel(&rows, slot.tunnel);
 		cp_view_end_row(&rows);
 	}
 	return (Datum) 0;
 }
+
+/* ---- tunnels ---------------------------------------------------------------- */
+
+static void
+add_counter(CpViewRows *rows, pg_atomic_uint64 *counter)
+{
+	cp_view_add_count(rows, (int64) pg_atomic_read_u64(counter));
+}
+
+/* For everybody: whose connections these are is told elsewhere. */
+Datum
+conpool_get_tunnels(PG_FUNCTION_ARGS)
+{
+	CpViewRows rows;
+
+	cp_view_begin(&rows, fcinfo);
+	for (int i = 0; i < cp_guc_tunnel_workers; i++)
+	{
+		CpSharedTunnel *tunnel = &cp_shared->tunnels[i];
+		int pid = (int) pg_atomic_read_u32(&tunnel->pid);
+		bool runs = pid != 0;
+
+		cp_view_add_int(&rows, i + 1);
+		cp_view_add_pid(&rows, pid);
+		cp_view_add_instant(&rows, runs ? (CpTime) pg_atomic_read_u64(&tunnel->started_at) : 0);
+		cp_view_add_int(&rows, runs ? (int) pg_atomic_read_u32(&tunnel->connections) : 0);
+		add_counter(&rows, &tunnel->opened);
+		add_counter(&rows, &tunnel->failed);
+		add_counter(&rows, &tunnel->bytes_sent);
+		add_counter(&rows, &tunnel->bytes_received);
+		cp_view_add_ms(&rows, (CpTime) pg_atomic_read_u64(&tunnel->cpu_time));
+		cp_view_end_row(&rows);
+	}
+	return (Datum) 0;
+}
+
+/* ---- leases ----------------------------------------------------------------- */
 
 /* Copies a slot if it is leased and the viewer may know. */
 static bool

@@ -43,6 +43,8 @@
 #include "compat.h"
 #include "conninfo.h"
 #include "guc.h"
+#include "scram.h"
+#include "wiped.h"
 
 /* targets kept by one process; the least recently used one goes first */
 #define CACHE_SIZE 128
@@ -93,7 +95,7 @@ typedef struct CacheKey
 {
 	uint64 digest; /* of the name */
 	Oid role;
-	uint32 unused; /* zero: keys are compared as bytes */
+	uint32 scram_keys; /* 1: there are some to pass through.  (Compared as bytes: no padding) */
 } CacheKey;
 
 /* What is kept with a target; lies in a memory context of its own. */
@@ -101,9 +103,10 @@ typedef struct Entry
 {
 	CpTarget target; /* first, so that the one leads to the other */
 	MemoryContext context;
-	bool superuser; /* was the role one? */
-	bool ahead;		/* may be opened ahead of demand: min_size applies */
-	Oid servers[2]; /* USAGE on these is needed, if valid */
+	bool superuser;	   /* was the role one? */
+	bool ahead;		   /* may be opened ahead of demand: min_size applies */
+	bool by_superuser; /* has one chosen the options of the server, or the string? */
+	Oid servers[2];	   /* USAGE on these is needed, if valid */
 	/* set by cp_target_of_mapping() only */
 	Oid owner;			  /* of the server that was named */
 	const char *not_ours; /* name of a server whose owner is no superuser, or NULL */
@@ -205,6 +208,7 @@ cache_key(const char *name, Oid role)
 
 	key.digest = hash_bytes_extended((const unsigned char *) name, strlen(name), 0);
 	key.role = role;
+	key.scram_keys = cp_scram_lacking() == NULL;
 	return key;
 }
 
@@ -435,8 +439,21 @@ require_conninfo_allowed(void)
 static bool
 lacks_password(const Entry *entry)
 {
-	return entry->target.key.trust == CP_TRUST_PASSWORD &&
+	return entry->target.key.trust == CP_TRUST_PASSWORD && !entry->target.scram_keys &&
 		cp_conninfo_get(entry->info, "password") == NULL;
+}
+
+/* Pass-through is asked for, there are no keys, and no password in their place. */
+static void
+throw_no_keys(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+			 errmsg("password is required"),
+			 errdetail("The user mapping has no password, and SCRAM pass-through is not possible. "
+					   "%s",
+					   cp_scram_lacking()),
+			 errhint("Log in by SCRAM, or add option \"password\" to the user mapping.")));
 }
 
 /*
@@ -451,6 +468,8 @@ require_password(const Entry *entry)
 
 	if (!lacks_password(entry))
 		return;
+	if (entry->target.scram_passthrough)
+		throw_no_keys();
 	ereport(ERROR,
 			(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
 			 errmsg("password is required"),
@@ -462,6 +481,25 @@ require_password(const Entry *entry)
 				 0 :
 				 errhint("Add option \"password\" to the user mapping, or have a superuser "
 						 "set its option \"password_required\" to false.")));
+}
+
+/*
+ * A key of an "engine", as engine:key, has OpenSSL load a library, of whatever path is
+ * given, into the process that connects.
+ */
+static void
+refuse_engine(const Entry *entry)
+{
+	const char *key = cp_conninfo_get(entry->info, "sslkey");
+
+	if (entry->by_superuser || key == NULL || strchr(key, ':') == NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied to use a key of an engine"),
+			 errdetail("Only superusers may have the server load OpenSSL's engines."),
+			 errhint("Give the name of a file, without a colon, as option \"sslkey\", or have a "
+					 "superuser own the server.")));
 }
 
 /* Did a superuser say that connections of the mapping need no password? */
@@ -499,6 +537,51 @@ recheck_rights(const Entry *entry)
 		if (OidIsValid(entry->servers[i]))
 			require_usage(entry->servers[i], entry->target.role);
 	}
+}
+
+/* ---- SCRAM pass-through ---- */
+
+/* As in postgres_fdw, the mapping decides before the server. */
+static bool
+wants_passthrough(const Definition *d)
+{
+	List *lists[] = {d->mapping->options, d->remote->options};
+	ListCell *cell;
+
+	for (int i = 0; i < lengthof(lists); i++)
+	{
+		foreach(cell, lists[i])
+		{
+			DefElem *def = lfirst_node(DefElem, cell);
+
+			if (strcmp(def->defname, CP_SCRAM_OPTION) == 0)
+				return defGetBoolean(def);
+		}
+	}
+	return false;
+}
+
+/*
+ * Whose a pool is: the mapping's role.  With keys of his own the caller's: he does
+ * not share a pool for PUBLIC with others, who could not use his connections.
+ */
+static Oid
+role_of_pool(const Definition *d, Oid role)
+{
+	return wants_passthrough(d) ? role : d->mapping->role;
+}
+
+/* The reader has nobody's keys. */
+static void
+refuse_passthrough_ahead(const Entry *entry)
+{
+	if (!entry->target.scram_passthrough)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("no connections are opened ahead of demand with SCRAM pass-through"),
+			 errdetail("They take the keys of the session that asks for them."),
+			 errhint("Set option \"min_size\" to 0, or \"%s\" to false.", CP_SCRAM_OPTION)));
 }
 
 /* ---- rights ahead of demand ---- */
@@ -566,9 +649,13 @@ may_stand_on_mapping(const char *keyword, Wrapper wrapper)
 	return cp_conninfo_place(keyword) == CP_CONNINFO_MAPPING;
 }
 
-/* Takes what is libpq's; the rest is the business of the wrapper. */
+/*
+ * Takes what is libpq's; the rest is the business of the wrapper.  Keys take the
+ * place of a password.
+ */
 static void
-take_connection_options(CpConninfo *info, const Server *server, const Mapping *mapping)
+take_connection_options(CpConninfo *info, const Server *server, const Mapping *mapping,
+						bool scram_keys)
 {
 	ListCell *cell;
 
@@ -586,6 +673,8 @@ take_connection_options(CpConninfo *info, const Server *server, const Mapping *m
 		if (may_stand_on_mapping(def->defname, server->wrapper))
 			cp_conninfo_set(info, def->defname, defGetString(def));
 	}
+	if (scram_keys)
+		cp_scram_give(info);
 }
 
 static void
@@ -709,7 +798,7 @@ look_for_definition(Oid server, Oid role, Definition *d)
 static void
 take_options(Entry *entry, const Definition *d)
 {
-	take_connection_options(entry->info, d->remote, d->mapping);
+	take_connection_options(entry->info, d->remote, d->mapping, entry->target.scram_keys);
 	take_connect_timeout(&entry->given, entry->info);
 	if (d->server->wrapper != WRAPPER_CONPOOL)
 		return;
@@ -726,9 +815,12 @@ take_definition(Entry *entry, const Definition *d, CpTrust trust)
 	target->key.kind = CP_POOL_SERVER;
 	target->key.server = d->server->oid;
 	target->key.mapping = d->mapping->oid;
-	target->key.role = d->mapping->role;
+	target->key.role = role_of_pool(d, target->role);
 	target->key.trust = trust;
+	target->scram_passthrough = wants_passthrough(d);
+	target->scram_keys = target->scram_passthrough && cp_scram_lacking() == NULL;
 	target->owner = d->server->owner;
+	entry->by_superuser = superuser_arg(d->remote->owner);
 	target->uncommitted = d->server->uncommitted || d->remote->uncommitted ||
 		d->mapping->uncommitted;
 	strlcpy(target->name, d->server->name, sizeof(target->name));
@@ -776,6 +868,7 @@ resolve_conninfo(Entry *entry, const char *string)
 	target->key.role = target->role;
 	target->key.trust = conninfo_trust(target->role);
 	target->key.conninfo = cp_conninfo_digest(string);
+	entry->by_superuser = entry->superuser;
 	cp_conninfo_display(entry->info, target->name, sizeof(target->name));
 }
 
@@ -865,12 +958,13 @@ make_entry(const CacheKey *key, const char *name, MemoryContext work)
 	Entry *entry = create_entry(work, key->role);
 
 	entry->key = *key;
-	entry->name = cp_conninfo_copy_secret(entry->context, name);
+	entry->name = cp_wiped_copy(entry->context, name);
 	if (cp_conninfo_is_one(name))
 		resolve_conninfo(entry, name);
 	else
 		resolve_server(entry, name);
 	require_password(entry);
+	refuse_engine(entry);
 	finish_entry(entry);
 	return entry;
 }
@@ -899,6 +993,24 @@ trust_holds(const CpPoolKey *key, const Definition *d, bool superuser)
 	if (!OidIsValid(key->role) && key->trust == CP_TRUST_ANY)
 		return true;
 	return trust_of(d, superuser) == key->trust;
+}
+
+/*
+ * Of the pool with that key; false if there is no such pool any more.  With SCRAM
+ * pass-through, pools of the mapping for PUBLIC belong to roles.
+ */
+static bool
+look_for_definition_of_pool(const CpPoolKey *key, Definition *d)
+{
+	if (!look_for_definition(key->server, key->role, d))
+	{
+		if (d->remote == NULL || !SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(key->role)))
+			return false;
+		d->mapping = look_for_mapping(InvalidOid, d->remote);
+	}
+	return d->mapping != NULL && d->mapping->oid == key->mapping &&
+		role_of_pool(d, key->role) == key->role &&
+		(!wants_passthrough(d) || OidIsValid(key->role));
 }
 
 /* Of a pool of a server whose definition is that now; NULL if it is of no use. */
@@ -1039,7 +1151,7 @@ cp_target_again(const CpTarget *target)
 {
 	const Entry *entry = (const Entry *) target;
 
-	return cp_target_resolve(cp_conninfo_copy_secret(CurrentMemoryContext, entry->name));
+	return cp_target_resolve(cp_wiped_copy(CurrentMemoryContext, entry->name));
 }
 
 int
@@ -1089,7 +1201,9 @@ cp_target_require_rights(const CpTarget *target)
 
 	recheck_rights(entry);
 	require_usage_of_owner(entry);
+	refuse_passthrough_ahead(entry);
 	require_password_ahead(entry);
+	refuse_engine(entry);
 }
 
 CpTarget *
@@ -1100,7 +1214,7 @@ cp_target_of_pool(const CpPoolKey *key)
 
 	if (key->kind == CP_POOL_CONNINFO)
 		return target_of_ad_hoc_pool(key);
-	if (!look_for_definition(key->server, key->role, &d) || d.mapping->oid != key->mapping)
+	if (!look_for_definition_of_pool(key, &d))
 		return NULL;
 	entry = entry_of_pool(key, &d);
 	return entry ? complete(entry) : NULL;

@@ -22,6 +22,12 @@ typedef struct CpTarget
 	bool password_required; /* refuse a connection that used none */
 	/* options written by this very transaction: unshared connections only */
 	bool uncommitted;
+	/*
+	 * SCRAM pass-through is asked for: each session's keys are part of the fingerprint,
+	 * so that what the catalogs say does not tell which connections are right
+	 */
+	bool scram_passthrough;
+	bool scram_keys;			 /* and this session has keys, which are used */
 	const char *const *keywords; /* for PQconnectStartParams */
 	const char *const *values;
 

@@ -16,8 +16,6 @@
 
 #include "vault.h"
 
-#include <fcntl.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "compat.h"
@@ -40,123 +38,6 @@
 /* shortest and longest pause while the backlog is full, milliseconds */
 #define MIN_PAUSE 1
 #define MAX_PAUSE 20
-
-/* descriptors received at once that we can tell from a single one */
-#define MAX_RECEIVED 4
-
-/* results of receive() besides a number of bytes */
-#define RECEIVED_EOF 0
-#define RECEIVED_NOTHING (-1)
-#define RECEIVED_BAD (-2)
-
-/* ---- messages ---- */
-
-/* Sends a message, without blocking: all of it, or false. */
-static bool
-send_message(int sock, const void *header, size_t header_size,
-			 const CpGreeting *greeting, size_t greeting_size, int fd)
-{
-	struct iovec parts[2] = {
-		{unconstify(void *, header), header_size},
-		{unconstify(CpGreeting *, greeting), greeting_size},
-	};
-	union
-	{
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} control;
-	struct msghdr message = {.msg_iov = parts, .msg_iovlen = greeting_size > 0 ? 2 : 1};
-	ssize_t sent;
-
-	if (fd >= 0)
-	{
-		struct cmsghdr *rights;
-
-		memset(&control, 0, sizeof(control));
-		message.msg_control = control.bytes;
-		message.msg_controllen = sizeof(control.bytes);
-		rights = CMSG_FIRSTHDR(&message);
-		rights->cmsg_level = SOL_SOCKET;
-		rights->cmsg_type = SCM_RIGHTS;
-		rights->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(rights), &fd, sizeof(int));
-	}
-	do
-		sent = sendmsg(sock, &message, 0);
-	while (sent < 0 && errno == EINTR);
-	return sent == (ssize_t) (header_size + greeting_size);
-}
-
-/*
- * Takes the descriptors that came with a message into *fd, which may hold
- * one.  Any beyond a single one are closed; then returns false.
- */
-static bool
-take_descriptors(struct msghdr *message, int *fd)
-{
-	bool ok = (message->msg_flags & MSG_CTRUNC) == 0;
-	struct cmsghdr *c;
-
-	for (c = CMSG_FIRSTHDR(message); c != NULL; c = CMSG_NXTHDR(message, c))
-	{
-		int count;
-		int i;
-
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		for (i = 0; i < count; i++)
-		{
-			int received;
-
-			memcpy(&received, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
-#ifndef MSG_CMSG_CLOEXEC
-			(void) fcntl(received, F_SETFD, FD_CLOEXEC);
-#endif
-			if (*fd < 0)
-				*fd = received;
-			else
-			{
-				close(received);
-				ok = false;
-			}
-		}
-	}
-	return ok;
-}
-
-/*
- * Receives up to `room` bytes, and a descriptor into *fd, without blocking.
- * Returns how many, or one of RECEIVED_*.
- */
-static ssize_t
-receive(int sock, void *to, size_t room, int *fd)
-{
-	struct iovec part = {to, room};
-	union
-	{
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(MAX_RECEIVED * sizeof(int))];
-	} control;
-	struct msghdr message = {
-		.msg_iov = &part,
-		.msg_iovlen = 1,
-		.msg_control = control.bytes,
-		.msg_controllen = sizeof(control.bytes),
-	};
-	int flags = 0;
-	ssize_t n;
-
-#ifdef MSG_CMSG_CLOEXEC
-	flags = MSG_CMSG_CLOEXEC;
-#endif
-	do
-		n = recvmsg(sock, &message, flags);
-	while (n < 0 && errno == EINTR);
-	if (n < 0)
-		return (errno == EAGAIN || errno == EWOULDBLOCK) ? RECEIVED_NOTHING : RECEIVED_BAD;
-	return take_descriptors(&message, fd) ? n : RECEIVED_BAD;
-}
 
 /* ---- client backends ---- */
 
@@ -222,7 +103,7 @@ cp_vault_client_send(const CpVaultRequest *request, int fd, const CpGreeting *gr
 		return -1;
 	header.magic = REQUEST_MAGIC;
 	header.greeting_size = greeting != NULL ? cp_greeting_size(greeting) : 0;
-	if (!send_message(sock, &header, sizeof(header), greeting, header.greeting_size, fd))
+	if (!cp_net_send_message(sock, &header, sizeof(header), greeting, header.greeting_size, fd))
 	{
 		close(sock);
 		*status = CP_VAULT_UNREACHABLE;
@@ -276,24 +157,6 @@ wait_stubbornly(int sock, CpTime deadline)
 	return begun;
 }
 
-/* Receives exactly `size` bytes by the deadline. */
-static bool
-receive_all(int sock, void *to, size_t size, int *fd, CpTime deadline)
-{
-	size_t have = 0;
-
-	while (have < size)
-	{
-		ssize_t n = receive(sock, (char *) to + have, size - have, fd);
-
-		if (n > 0)
-			have += n;
-		else if (n != RECEIVED_NOTHING || cp_net_poll(sock, POLLIN, deadline) == 0)
-			return false;
-	}
-	return true;
-}
-
 /* Reads a reply that has begun to arrive; *fd is what came with it, or -1. */
 static CpVaultStatus
 read_reply(int sock, int *fd, CpGreeting *greeting)
@@ -301,7 +164,7 @@ read_reply(int sock, int *fd, CpGreeting *greeting)
 	CpTime deadline = cp_deadline(cp_now(), REPLY_LIMIT);
 	CpVaultReply reply;
 
-	if (!receive_all(sock, &reply, sizeof(reply), fd, deadline) || reply.magic != REPLY_MAGIC)
+	if (!cp_net_receive_all(sock, &reply, sizeof(reply), fd, deadline) || reply.magic != REPLY_MAGIC)
 		return CP_VAULT_UNREACHABLE;
 	if (reply.status != CP_VAULT_OK)
 		return CP_VAULT_REFUSED;
@@ -310,7 +173,7 @@ read_reply(int sock, int *fd, CpGreeting *greeting)
 
 	/* asked for a socket: it must be there, with its greeting */
 	if (*fd < 0 || reply.greeting_size < 0 || reply.greeting_size > sizeof(CpGreeting) ||
-		!receive_all(sock, greeting, reply.greeting_size, fd, deadline) ||
+		!cp_net_receive_all(sock, greeting, reply.greeting_size, fd, deadline) ||
 		!cp_greeting_is_valid(greeting, reply.greeting_size))
 		return CP_VAULT_UNREACHABLE;
 	return CP_VAULT_OK;
@@ -450,9 +313,9 @@ cp_vault_server_read(CpVaultClient *client)
 
 	while ((missing = missing_part(client, &to)) > 0)
 	{
-		ssize_t n = receive(client->sock, to, missing, &client->fd);
+		ssize_t n = cp_net_receive(client->sock, to, missing, &client->fd);
 
-		if (n == RECEIVED_NOTHING)
+		if (n == CP_NET_NOTHING)
 			return CP_VAULT_READ_MORE;
 		if (n <= 0)
 			return CP_VAULT_READ_BAD;
@@ -462,8 +325,8 @@ cp_vault_server_read(CpVaultClient *client)
 	}
 
 	/* a peer that has gone since is served all the same, one that goes on is not */
-	rest = receive(client->sock, &surplus, 1, &client->fd);
-	if ((rest != RECEIVED_EOF && rest != RECEIVED_NOTHING) || !request_is_sound(client))
+	rest = cp_net_receive(client->sock, &surplus, 1, &client->fd);
+	if ((rest != CP_NET_EOF && rest != CP_NET_NOTHING) || !request_is_sound(client))
 		return CP_VAULT_READ_BAD;
 	return CP_VAULT_READ_DONE;
 }
@@ -478,7 +341,8 @@ cp_vault_server_reply(CpVaultClient *client, CpVaultStatus status, int fd,
 		.greeting_size = greeting != NULL ? cp_greeting_size(greeting) : 0,
 	};
 
-	return send_message(client->sock, &reply, sizeof(reply), greeting, reply.greeting_size, fd);
+	return cp_net_send_message(client->sock, &reply, sizeof(reply), greeting, reply.greeting_size,
+							   fd);
 }
 
 void

@@ -46,6 +46,7 @@ need gcc command -v gcc
 need libc6-dev test -e /usr/include/stdio.h
 need make command -v make
 need perl command -v prove
+need libssl-dev test -e /usr/include/openssl/ssl.h
 need libipc-run-perl perl -MIPC::Run -e 1
 if ! find_postgres; then
     [[ -z ${PG_CONFIG:-} ]] ||
@@ -55,6 +56,7 @@ fi
 for extra; do
     case $extra in
         check)
+            need openssl command -v openssl
             need prometheus command -v prometheus
             need prometheus-postgres-exporter command -v prometheus-postgres-exporter
             need chromium command -v chromium
@@ -65,6 +67,7 @@ for extra; do
             need shellcheck command -v shellcheck
             ;;
         bench)
+            need openssl command -v openssl
             need pgbouncer test -x /usr/sbin/pgbouncer
             ;;
         *) die "unknown extra: $extra" ;;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test on throw-away servers: "make check".
 #
-#   make check [SUITES="regress isolation tap"] [TESTS="name..."] [COPT=...] [JOBS=2]
+#   make check [SUITES="regress isolation tls tap"] [TESTS="name..."] [COPT=...] [JOBS=2]
 #
 # The sources are copied, built with assertions (COPT replaces that flag) and
 # installed into a stage; nothing outside a temporary directory is written,
@@ -20,6 +20,11 @@
 #     In the test database the isolation tester's question "is this session
 #     blocked?" knows conpool's queue too, and the advisory lock 4711 by which
 #     a session says that it holds up the remote: see test/setup/local.sql.
+# tls         the tests of regress once more, on servers of their own: the remote
+#     takes no connection without TLS, and the functions of test/setup/local.sql
+#     ask for sslmode verify-full. test.tls() tells a test where it runs. In the
+#     end it is proven from both sides that the pools had TLS and tunnels.
+#     Results of failed tests are in tmp_check/tls/.
 # tap         test/t/NAME.pl, with test/perl/ConpoolTest.pm; each file starts
 #     servers of its own. Set in the environment: PG_REGRESS, TEMP_CONFIG (the
 #     settings by which a server finds the stage), CONPOOL_SETUP (test/setup).
@@ -33,10 +38,12 @@ cd "$(dirname "$0")/.."
 test/bootstrap.sh check
 source test/lib.sh
 
-SUITES=${SUITES:-regress isolation tap}
+SUITES=${SUITES:-regress isolation tls tap}
 JOBS=${JOBS:-2} # TAP files at a time
 SUITE_LIMIT=${SUITE_LIMIT:-240} # seconds for regress, for isolation, for one TAP file
 STEP_LIMIT=30   # seconds for a step of an isolation spec
+# TAP files that take longest: they begin first, so that none is left alone in the end.
+LONGEST="330_soak 531_soak_tls 100_stress 400_diagnose 530_stress_tls"
 passed=0 failed=0
 
 # select_tests PATTERN...: names of the tests to run, as TESTS has it.
@@ -67,14 +74,17 @@ keep() {
     chown -R --reference=. tmp_check 2>/dev/null || true
 }
 
-# Two servers for the regress and isolation suites.
+# start_pair [_tls]: two servers for the regress and isolation suites.
 start_pair() {
-    [[ -z ${PORT[local]:-} ]] || return 0
-    new_cluster remote "max_connections = 300"
-    new_cluster local "max_connections = 300" "$(preload_settings)"
-    start_cluster remote
-    start_cluster local
-    PGHOST=$SOCKETS PGPORT=${PORT[remote]} PGUSER=postgres setup_remote
+    local remote=remote$1 local=local$1
+    [[ -z ${PORT[$local]:-} ]] || return 0
+    new_cluster "$remote" "max_connections = 300"
+    [[ -z $1 ]] || offer_tls "$remote"
+    [[ -z $1 ]] || append_conf "$remote" "log_connections = on"
+    new_cluster "$local" "max_connections = 300" "$(preload_settings)"
+    start_cluster "$remote"
+    start_cluster "$local"
+    PGHOST=$SOCKETS PGPORT=${PORT[$remote]} PGUSER=postgres setup_remote
 }
 
 # pg_regress gives up where an expected file is missing: expect nothing.
@@ -88,15 +98,20 @@ add_expected() {
 
 # regress_suite SUITE DATABASE PROGRAM TEST...: by pg_regress or its like.
 regress_suite() {
-    local suite=$1 db=$2 program=$3 status=0 log=$WORK/$1.out
+    local suite=$1 db=$2 program=$3 status=0 log=$WORK/$1.out pair='' setup=()
     shift 3
-    start_pair
+    if [[ $suite == tls ]]; then
+        pair=_tls
+        make_certificates
+        setup=(-v remote_sslmode=verify-full -v remote_sslrootcert="$CERTIFICATES/root.crt")
+    fi
+    start_pair "$pair"
     add_expected "$@"
-    PGHOST=$SOCKETS PGPORT=${PORT[local]} PGUSER=postgres \
-        setup_local "$db" 127.0.0.1 "${PORT[remote]}"
+    PGHOST=$SOCKETS PGPORT=${PORT[local$pair]} PGUSER=postgres \
+        setup_local "$db" 127.0.0.1 "${PORT[remote$pair]}" "${setup[@]}"
     limited "$SUITE_LIMIT" env -C "$WORK/src" PGISOLATIONTIMEOUT="$STEP_LIMIT" \
         "$(test_program "$program")" --inputdir=test --outputdir=. --bindir="$BINDIR" --use-existing \
-        --host="$SOCKETS" --port="${PORT[local]}" --user=postgres \
+        --host="$SOCKETS" --port="${PORT[local$pair]}" --user=postgres \
         --dbname="$db" "$@" >"$log" 2>&1 || status=$?
     cat "$log"
     # "test x ... ok  1 ms" up to 15, "ok 1 - x  1 ms" from 16 on
@@ -105,10 +120,47 @@ regress_suite() {
     then
         head -n 400 "$WORK/src/regression.diffs" || true
         echo "--- end of the local server's log"
-        tail -n 40 "$WORK/local.log"
+        tail -n 40 "$WORK/local$pair.log"
         keep "$WORK"/src/results/. "$WORK/src/regression.diffs" \
-            "$WORK/local.log" "$WORK/remote.log"
+            "$WORK/local$pair.log" "$WORK/remote$pair.log"
     fi
+    if [[ $suite == tls && -z ${TESTS:-} ]]; then
+        prove_tls "$db"
+    fi
+}
+
+# expect_tls WHAT EXPECTED FOUND: one thing that must hold after the suite.
+expect_tls() {
+    if [[ $2 == "$3" ]]; then
+        count "tls, $1" 1 0 0
+    else
+        echo "expected: $2, found: $3"
+        count "tls, $1" 0 1 1 || true
+    fi
+}
+
+# prove_tls DATABASE: that the tests of the suite "tls" ran over TLS, and over
+# tunnels.
+prove_tls() {
+    local logins opened ask=(psql_on local_tls -AXtq -d "$1")
+    # What both servers say of connections that are there.
+    expect_tls 'connections as both sides see them' 't|t' "$("${ask[@]}" -c "
+        SELECT bool_and(encrypted AND tunnel IS NOT NULL AND tls_version LIKE 'TLSv1._' AND
+                        remote = concat_ws(' ', 't', tls_version, tls_cipher)),
+               count(*) >= 2
+          FROM conpool.exec('remote', 'SELECT 1'), conpool.connections
+          LEFT JOIN conpool.query('remote_admin',
+                'SELECT pid, concat_ws('' '', ssl, version, cipher) FROM pg_stat_ssl')
+                AS r(pid int, remote text) ON r.pid = remote_pid
+         WHERE server IN ('remote', 'remote_admin') AND database = current_database()" 2>&1)"
+    # How many came and went, all but those with options that were not committed
+    # and those that the remote turned away in the end.
+    logins=$(awk '/connection authorized: user=regress_remote.* SSL enabled/ && !/uncommitted/ { n++ }
+        /FATAL:  database .* does not exist/ { n-- }
+        END { print n + 0 }' "$WORK/remote_tls.log")
+    opened=$("${ask[@]}" -c 'SELECT sum(opened) FROM conpool.tunnels' 2>&1)
+    expect_tls 'connections opened by tunnels' "$logins" "$opened"
+    expect_tls 'more than 50 of them' 1 "$((logins > 50))"
 }
 
 # Lets TAP tests change their uid, where root may pass that on.
@@ -149,6 +201,17 @@ count_tap() {
     grep -E '# (SKIP|skip)|figure: ' "$log" || true
 }
 
+# longest_first TEST...
+longest_first() {
+    local name
+    for name in $LONGEST; do
+        [[ " $* " != *" $name "* ]] || echo "$name"
+    done
+    for name; do
+        [[ " $LONGEST " == *" $name "* ]] || echo "$name"
+    done
+}
+
 # JOBS files at a time: most of them wait for most of the time.
 tap_suite() {
     local name perl_lib
@@ -159,7 +222,7 @@ tap_suite() {
     PG_REGRESS=$(test_program regress/pg_regress)
     allow_setuid
     write_tap_runner
-    printf '%s\n' "$@" | as_server tee "$WORK/tap_files" >/dev/null
+    longest_first "$@" | as_server tee "$WORK/tap_files" >/dev/null
     limited $((SUITE_LIMIT * $#)) env -C "$WORK/src" TESTDIR="$WORK" PERL5LIB="$perl_lib" \
         xargs -a "$WORK/tap_files" -n 1 -P "$JOBS" sh "$WORK/run_tap" || true
     for name; do
@@ -180,13 +243,16 @@ for suite in $SUITES; do
     case $suite in
         regress)
             files=(test/sql/*.sql)
-            run=(regress_suite regress contrib_regression
-                regress/pg_regress)
+            run=(regress_suite regress contrib_regression regress/pg_regress)
             ;;
         isolation)
             files=(test/specs/*.spec)
             run=(regress_suite isolation isolation_regression
                 isolation/pg_isolation_regress)
+            ;;
+        tls)
+            files=(test/sql/*.sql)
+            run=(regress_suite tls contrib_regression regress/pg_regress)
             ;;
         tap)
             files=(test/t/*.pl)

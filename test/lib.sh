@@ -6,6 +6,8 @@
 #   start_work NAME         makes WORK; ends everything when the script ends
 #   build_stage [ARG...]    builds in WORK/src, installs into STAGE
 #   new_cluster NAME [SETTING...]    initdb; preload_settings for conpool
+#   make_certificates       sets CERTIFICATES, see test/setup/certificates.sh
+#   offer_tls NAME          before its start: it insists on TLS on TCP
 #   start_cluster NAME      sets PORT[NAME]; the Unix socket is in SOCKETS
 #   stop_cluster NAME [MODE]
 #   psql_on NAME ARG...     psql as the superuser "postgres" of that cluster
@@ -17,7 +19,7 @@
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 WORK='' STAGE='' SOCKETS='' BINDIR='' PKGLIBDIR='' SERVER_USER=''
-CHILD='' LEAVE_RUNNING=''
+CERTIFICATES='' CHILD='' LEAVE_RUNNING=''
 SERVER_CAPS=() # capabilities that as_server leaves to the servers' user, if root
 declare -A PORT=()
 
@@ -208,6 +210,24 @@ append_conf() {
         as_server tee -a "$WORK/$name/postgresql.conf" >/dev/null
 }
 
+# Makes an authority and certificates, once, owned by the servers' user.
+make_certificates() {
+    [[ -z $CERTIFICATES ]] || return 0
+    CERTIFICATES=$WORK/certificates
+    # The sources may be out of that user's reach.
+    as_server bash -c "$(<"$TOP/test/setup/certificates.sh")" certificates "$CERTIFICATES" ||
+        die "no certificates could be made"
+}
+
+# offer_tls NAME: only who has TLS and a password may come over TCP.
+offer_tls() {
+    make_certificates
+    append_conf "$1" "ssl = on" \
+        "ssl_cert_file = '$CERTIFICATES/good.crt'" \
+        "ssl_key_file = '$CERTIFICATES/good.key'"
+    as_server sed -i 's/^host /hostssl /' "$WORK/$1/pg_hba.conf"
+}
+
 # Starts a cluster on a free port, which it keeps over restarts.
 start_cluster() {
     local name=$1 attempt
@@ -261,12 +281,12 @@ setup_remote() {
     "$BINDIR/psql" -Xq -d postgres -f "$TOP/test/setup/remote.sql"
 }
 
-# setup_local DATABASE REMOTE_HOST REMOTE_PORT
+# setup_local DATABASE REMOTE_HOST REMOTE_PORT [PSQL_ARG...]
 setup_local() {
     "$BINDIR/psql" -Xq -v ON_ERROR_STOP=1 -d postgres \
         -c 'SET client_min_messages = warning' \
         -c "DROP DATABASE IF EXISTS \"$1\"" \
         -c "CREATE DATABASE \"$1\" TEMPLATE template0"
-    "$BINDIR/psql" -Xq -d "$1" -v remote_host="$2" -v remote_port="$3" \
+    "$BINDIR/psql" -Xq -d "$1" -v remote_host="$2" -v remote_port="$3" "${@:4}" \
         -f "$TOP/test/setup/local.sql"
 }

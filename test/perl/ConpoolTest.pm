@@ -69,6 +69,8 @@ sub new_local
 
 # A started node that asks for SCRAM passwords on 127.0.0.1, with the roles and
 # the database that test/setup/remote.sql makes. Takes conf and init as above.
+#   tls => certificates    of Certificates.pm: it insists on TLS there, and the
+#                          functions below ask for it, see use_tls()
 sub new_remote
 {
 	my ($name, %opt) = @_;
@@ -76,6 +78,11 @@ sub new_remote
 	$node->append_conf('postgresql.conf', $opt{conf}) if defined $opt{conf};
 	$node->start;
 	_run_setup($node, 'remote.sql', 'postgres');
+	if ($opt{tls})
+	{
+		Certificates::offer_tls($node, $opt{tls});
+		use_tls($node, $opt{tls});
+	}
 	return $node;
 }
 
@@ -84,29 +91,36 @@ sub new_remote
 sub setup_local
 {
 	my ($local, $remote, $dbname) = @_;
+	my %tls = tls_options($remote);
 	_run_setup(
 		$local, 'local.sql', $dbname // 'postgres',
 		'-v' => 'remote_host=127.0.0.1',
-		'-v' => 'remote_port=' . $remote->port);
+		'-v' => 'remote_port=' . $remote->port,
+		map { ('-v' => "remote_$_=$tls{$_}") } sort keys %tls);
 	return;
 }
 
 # One more server, after CREATE EXTENSION.
-#   options => text     more server options, e.g. q{max_size '4'}
+#   options => text     more server options, e.g. q{max_size '4'}; those of
+#                       use_tls() are left out where this has an sslmode
 #   user => name        remote role, regress_remote unless given
 #   for => name         local role, CURRENT_USER unless given
 #   dbname => name      local database, postgres unless given
+#   host => name        127.0.0.1 unless given
 sub create_server
 {
 	my ($local, $remote, $name, %opt) = @_;
 	my $user = $opt{user} // 'regress_remote';
 	my $for = $opt{for} // 'CURRENT_USER';
+	my $host = $opt{host} // '127.0.0.1';
 	my $port = $remote->port;
 	my $more = $opt{options} ? ", $opt{options}" : '';
+	my %tls = $more =~ /\bsslmode\b/ ? () : tls_options($remote);
+	$more .= ", $_ '$tls{$_}'" for sort keys %tls;
 	$local->safe_psql(
 		$opt{dbname} // 'postgres', qq{
 		CREATE SERVER $name FOREIGN DATA WRAPPER conpool OPTIONS
-			(host '127.0.0.1', port '$port', dbname '$remote_db' $more);
+			(host '$host', port '$port', dbname '$remote_db' $more);
 		CREATE USER MAPPING FOR $for SERVER $name OPTIONS
 			(user '$user', password '$password{$user}');
 	});
@@ -118,8 +132,9 @@ sub conninfo
 {
 	my ($remote, $user) = @_;
 	$user //= 'regress_remote';
-	return sprintf 'host=127.0.0.1 port=%d dbname=%s user=%s password=%s',
-	  $remote->port, $remote_db, $user, $password{$user};
+	my %tls = tls_options($remote);
+	return join ' ', 'host=127.0.0.1', 'port=' . $remote->port, "dbname=$remote_db",
+	  "user=$user", "password=$password{$user}", map { "$_=$tls{$_}" } sort keys %tls;
 }
 
 # Waits until a query on a node returns true; passes or fails as a test. The
@@ -462,6 +477,43 @@ sub _load
 		}
 	}
 	return %count;
+}
+
+# --- TLS ------------------------------------------------------------------------
+
+push @EXPORT, qw(use_tls tls_options process_memory);
+
+my %tls;    # per node
+
+# From now on create_server(), conninfo() and setup_local() ask for TLS and a
+# certificate of that authority, when they are about this remote.
+sub use_tls
+{
+	my ($remote, $certificates) = @_;
+	require Certificates;
+	$tls{ $remote->name } =
+	  { sslmode => 'verify-full', sslrootcert => $certificates->path('root.crt') };
+	return;
+}
+
+# The options by which they do that, name => value.
+sub tls_options
+{
+	my ($remote) = @_;
+	return %{ $tls{ $remote->name } // {} };
+}
+
+# Of a process, in kB: memory of its own (own), its share of all that it has
+# mapped (share), and all of that (all). Needs /proc.
+sub process_memory
+{
+	my ($pid) = @_;
+	my %kb;
+	my $status = slurp_file("/proc/$pid/status");
+	($kb{own}) = $status =~ /^RssAnon:\s+(\d+)/m;
+	($kb{all}) = $status =~ /^VmRSS:\s+(\d+)/m;
+	($kb{share}) = slurp_file("/proc/$pid/smaps_rollup") =~ /^Pss:\s+(\d+)/m;
+	return \%kb;
 }
 
 1;

@@ -1,7 +1,9 @@
 -- The local side of a test, in the database that the test runs in: the
 -- extension, two foreign servers, and helpers in the schema "test".
 --
--- Takes the psql variables remote_host and remote_port.
+-- Takes the psql variables remote_host and remote_port; for a remote with TLS
+-- also remote_sslmode and remote_sslrootcert, which whoever connects by what
+-- is below asks for.
 --
 --   server "remote"         database conpool_remote as regress_remote
 --   server "remote_admin"   the same as superuser: an observer whose pool is
@@ -11,6 +13,7 @@
 --                           test.server('one', $$max_size '1'$$)
 --   test.conninfo([role])   a libpq connection string with password
 --   test.port()             the remote's port
+--   test.tls()              does the remote insist on TLS?
 --   test.wait_until(condition [, time_limit])
 --                           waits until SELECT (condition) is true, e.g.
 --                           test.wait_until('(SELECT waiting = 1 FROM ...)')
@@ -29,8 +32,14 @@ CREATE EXTENSION conpool;
 CREATE SCHEMA test;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
 
-CREATE TABLE test.remote (host text, port int);
-INSERT INTO test.remote VALUES (:'remote_host', :remote_port);
+\if :{?remote_sslmode}
+\else
+\set remote_sslmode ''
+\set remote_sslrootcert ''
+\endif
+CREATE TABLE test.remote (host text, port int, sslmode text, sslrootcert text);
+INSERT INTO test.remote VALUES (:'remote_host', :remote_port,
+								nullif(:'remote_sslmode', ''), nullif(:'remote_sslrootcert', ''));
 
 CREATE TABLE test.remote_role (name text, password text);
 INSERT INTO test.remote_role VALUES
@@ -45,11 +54,18 @@ BEGIN ATOMIC
 	SELECT port FROM test.remote;
 END;
 
+CREATE FUNCTION test.tls() RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+	SELECT sslmode IS NOT NULL FROM test.remote;
+END;
+
 CREATE FUNCTION test.conninfo(role text DEFAULT 'regress_remote') RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-	SELECT format('host=%s port=%s dbname=conpool_remote user=%s password=%s',
-				  host, port, name, password)
+	SELECT concat_ws(' ', 'host=' || host, 'port=' || port, 'dbname=conpool_remote',
+					 'user=' || name, 'password=' || password,
+					 'sslmode=' || sslmode, 'sslrootcert=' || sslrootcert)
 	FROM test.remote, test.remote_role WHERE name = role;
 END;
 
@@ -60,6 +76,10 @@ BEGIN
 	EXECUTE format('CREATE SERVER %I FOREIGN DATA WRAPPER conpool
 						OPTIONS (host %L, port %L, dbname ''conpool_remote'')',
 				   name, r.host, r.port::text) FROM test.remote r;
+	IF test.tls() THEN
+		EXECUTE format('ALTER SERVER %I OPTIONS (sslmode %L, sslrootcert %L)',
+					   name, r.sslmode, r.sslrootcert) FROM test.remote r;
+	END IF;
 	IF options <> '' THEN
 		EXECUTE format('ALTER SERVER %I OPTIONS (%s)', name, options);
 	END IF;

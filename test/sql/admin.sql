@@ -95,7 +95,9 @@ SELECT conpool.pause(), conpool.pause(NULL);
 \echo :LAST_ERROR_SQLSTATE
 SELECT conpool.pause(wait => false), conpool.pause(NULL, false);
 SELECT * FROM state;
+SET conpool.checkout_timeout = '100ms';
 SELECT test.error_of($$SELECT conpool.exec('remote', 'SELECT 1')$$) LIMIT 1;
+RESET conpool.checkout_timeout;
 SELECT conpool.resume(), conpool.resume(NULL);
 SELECT conpool.checkin(:other);
 SELECT conpool.pause();

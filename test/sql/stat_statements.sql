@@ -20,6 +20,7 @@ SELECT count(conpool.exec('stat_statements', 'SELECT ' || n)) FROM generate_seri
 SELECT conpool.checkout('stat_statements', 'session') AS lease \gset
 SELECT conpool.exec(:lease, 'SELECT 1') AS on_lease;
 SELECT conpool.checkin(:lease);
+SELECT test.at_rest();
 SELECT calls, rows, errors, replace(query, :'lease', 'N') AS query FROM statements ORDER BY query COLLATE "C";
 
 -- the same query ID as elsewhere

@@ -1,5 +1,5 @@
 -- A database with an older version of the extension works with this library, and is updated.
-SELECT current_database() AS test_database, host, port FROM test.remote \gset
+SELECT current_database() AS test_database, host, port, test.tls() AS tls FROM test.remote \gset
 CREATE DATABASE regress_update TEMPLATE template0;
 \c regress_update
 CREATE EXTENSION conpool VERSION '1.0';
@@ -12,7 +12,7 @@ SELECT conpool.checkout('s', 'session') AS lease \gset
 SELECT attrelid::regclass AS view, count(*) AS columns FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
  WHERE relnamespace = 'conpool'::regnamespace AND attnum > 0 GROUP BY 1 ORDER BY 1;
 SELECT server, database, role, max_size, size, leased, broker FROM conpool.pools WHERE database = current_database();
-SELECT server, state, uses, encrypted, pid = pg_backend_pid() AS mine FROM conpool.connections WHERE database = current_database();
+SELECT server, state, uses, encrypted = :'tls' AS encryption, pid = pg_backend_pid() AS mine FROM conpool.connections WHERE database = current_database();
 SELECT server, checkouts, connects, leaks, stats_reset <= now() AS since FROM conpool.stat_pools WHERE database = current_database();
 SELECT count(*) FROM conpool.leases WHERE database = current_database();
 SELECT count(*) FROM conpool.waiters WHERE database = current_database();
@@ -57,7 +57,7 @@ CREATE VIEW mine AS SELECT lease, sql FROM conpool.leases;
 ALTER EXTENSION conpool UPDATE TO '1.2';
 \set SHOW_CONTEXT errors
 DROP VIEW mine;
-ALTER EXTENSION conpool UPDATE;
+ALTER EXTENSION conpool UPDATE TO '1.2';
 SELECT extversion FROM pg_extension WHERE extname = 'conpool';
 
 -- 1.2: the lease is still there, and what was counted
@@ -68,6 +68,28 @@ SELECT lease = :lease AS same, application_name, last_used > since AS last_used,
 SELECT server, queries, remote_max > 0 AS remote_max, peak_leased FROM conpool.stat_pools WHERE database = current_database();
 SELECT kind, sum(count) > 0 AS measured FROM conpool.stat_latency WHERE database = current_database() GROUP BY kind ORDER BY kind;
 SELECT count(*) > 0 AS events FROM conpool.events WHERE database = current_database();
+SELECT attrelid::regclass AS view, count(*) AS columns FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+ WHERE relnamespace = 'conpool'::regnamespace AND attnum > 0 GROUP BY 1 ORDER BY 1;
+
+-- this update leaves alone what depends on the views, and what was granted on them
+CREATE VIEW mine AS SELECT server, state, encrypted IS NULL AS unknown FROM conpool.connections WHERE database = current_database();
+TABLE mine;
+REVOKE SELECT ON conpool.pools FROM PUBLIC;
+GRANT SELECT ON conpool.pools TO pg_monitor;
+ALTER EXTENSION conpool UPDATE;
+SELECT extversion FROM pg_extension WHERE extname = 'conpool';
+
+-- 1.3: the lease is still there
+SELECT conpool.exec(:lease, 'SELECT 1');
+EXECUTE pools;
+TABLE mine;
+SELECT has_table_privilege('public', 'conpool.pools', 'SELECT') AS public, has_table_privilege('pg_monitor', 'conpool.pools', 'SELECT') AS monitor;
+SELECT server, bool_and(encrypted = (tls_version IS NOT NULL)) AS tls_version, bool_and(encrypted = (tls_cipher IS NOT NULL)) AS tls_cipher,
+	   count(tunnel) = sum(DISTINCT tunnelled) AS tunnelled
+  FROM conpool.connections JOIN conpool.pools USING (server, database, role) WHERE database = current_database() GROUP BY server;
+SELECT count(*) = current_setting('conpool.tunnel_workers')::int AS tunnels FROM conpool.tunnels;
+SELECT finding FROM conpool.advice WHERE database = current_database();
+SELECT proname FROM pg_proc WHERE pronamespace = 'conpool'::regnamespace AND proname ~ '_[0-9]';
 SELECT conpool.checkin(:lease);
 
 DROP EXTENSION conpool CASCADE;

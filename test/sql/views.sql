@@ -34,10 +34,11 @@ SELECT * FROM pg_temp.states;
 -- connections: one row each
 SELECT conpool.checkout('views', 'session') AS lease \gset
 SELECT state, remote_address ~ ':\d+$' AS address, remote_pid = r.pid AS remote_pid, opened_at <= now() AS opened, idle_since IS NULL AS busy,
-	   uses > 0 AS used, encrypted, c.pid = pg_backend_pid() AS mine
+	   uses > 0 AS used, encrypted = test.tls() AS encryption, c.pid = pg_backend_pid() AS mine
   FROM conpool.connections c, conpool.query(:lease, 'SELECT pg_backend_pid()') AS r(pid int)
  WHERE server = 'views' AND database = current_database() AND c.remote_pid = r.pid;
-SELECT state, remote_address ~ ':\d+$' AS address, opened_at <= idle_since AND idle_since <= now() AS idle, uses > 0 AS used, encrypted, pid
+SELECT state, remote_address ~ ':\d+$' AS address, opened_at <= idle_since AND idle_since <= now() AS idle, uses > 0 AS used, encrypted = test.tls() AS encryption,
+	   num_nonnulls(tls_version, tls_cipher, tunnel) = CASE WHEN test.tls() THEN 3 ELSE 0 END AS tunnel, pid
   FROM conpool.connections WHERE server = 'views' AND database = current_database() AND state = 'idle';
 SELECT count(*) = (SELECT size FROM pg_temp.states) AS all, count(DISTINCT slot) = count(*) AS different_slots
   FROM conpool.connections WHERE server = 'views' AND database = current_database();
