@@ -48,6 +48,9 @@ static const char *const defaults[][2] = {
 #define PASSFILE_MAX (1024 * 1024)
 #define TLS_FILE_MAX (16 * 1024 * 1024)
 
+/* what people write who want no file at all */
+#define NO_FILE "/dev/null"
+
 /* see cp_conninfo_without_waiting() */
 #define NO_SERVICE_10 "----------"
 #define NO_SERVICE \
@@ -485,9 +488,38 @@ is_small_file(const char *path, off_t limit)
 {
 	struct stat st;
 
+	if (strcmp(path, NO_FILE) == 0)
+		return true;
 	if (stat(path, &st) < 0)
 		return true; /* libpq does without it */
 	return S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size <= limit;
+}
+
+static bool
+is_regular_file(const char *path, off_t limit)
+{
+	struct stat st;
+
+	if (strcmp(path, NO_FILE) == 0)
+		return true;
+	return stat(path, &st) < 0 || S_ISREG(st.st_mode);
+}
+
+/* Are all files that libpq reads for TLS of that kind? */
+static bool
+tls_files_are(bool (*kind)(const char *, off_t), const char *const *keywords,
+			  const char *const *values)
+{
+	static const char *const files[] = {"sslrootcert", "sslcert", "sslkey", "sslcrl"};
+
+	for (int i = 0; i < lengthof(files); i++)
+	{
+		const char *path = given_option(keywords, values, files[i]);
+
+		if (path != NULL && !kind(path, TLS_FILE_MAX))
+			return false;
+	}
+	return true;
 }
 
 /*
@@ -542,18 +574,15 @@ cp_conninfo_passfile_is_small(const char *const *keywords, const char *const *va
 }
 
 bool
+cp_conninfo_tls_files_are_regular(const char *const *keywords, const char *const *values)
+{
+	return tls_files_are(is_regular_file, keywords, values);
+}
+
+bool
 cp_conninfo_tls_files_are_small(const char *const *keywords, const char *const *values)
 {
-	static const char *const files[] = {"sslrootcert", "sslcert", "sslkey", "sslcrl"};
-
-	for (int i = 0; i < lengthof(files); i++)
-	{
-		const char *path = given_option(keywords, values, files[i]);
-
-		if (path != NULL && !is_small_file(path, TLS_FILE_MAX))
-			return false;
-	}
-	return true;
+	return tls_files_are(is_small_file, keywords, values);
 }
 
 /*

@@ -91,9 +91,12 @@ extern bool cp_conninfo_passfile_is_small(const char *const *keywords,
 										  const char *const *values);
 
 /*
- * The same of what libpq reads for TLS: certificates, key, revocation lists.  Asks the
- * file system, and may be called in a thread.
+ * Are those files regular that the options name for TLS: certificates, key, revocation
+ * lists?  Does reading them end soon?  True of one that is not there.  May be called in
+ * a thread.
  */
+extern bool cp_conninfo_tls_files_are_regular(const char *const *keywords,
+											  const char *const *values);
 extern bool cp_conninfo_tls_files_are_small(const char *const *keywords,
 											const char *const *values);
 

@@ -393,6 +393,12 @@ why_no_tunnel(const CpDiagnosis *d, const char **hint)
 				  "authentication method in its pg_hba.conf.");
 		return _("no tunnel authenticates by GSSAPI or SSPI");
 	}
+	if (!cp_conninfo_passfile_is_small(d->target->keywords, d->target->values) ||
+		!cp_conninfo_tls_files_are_small(d->target->keywords, d->target->values))
+	{
+		*hint = _("Every lease opens a connection of its own. See the options that name files.");
+		return _("no tunnel reads a file that is empty, very long, or not a regular one");
+	}
 	if (!cp_tunnel_is_wanted(d->target->keywords, d->target->values))
 	{
 		*hint = psprintf(_("Every lease opens a connection of its own. Give the options "

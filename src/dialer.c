@@ -764,6 +764,7 @@ start_by_tunnel(Attempt *a, const char **error)
 		.generation = a->generation,
 		.pool = order->pool,
 		.pool_generation = order->pool_generation,
+		.party = order->party,
 		.timeout = connect_limit(order),
 		.keywords = order->keywords,
 		.values = order->values,

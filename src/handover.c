@@ -51,7 +51,7 @@ typedef struct Header
 	int32 connect_timeout;
 	CpFingerprint fingerprint;
 	uint32 password_required;
-	uint32 unused;
+	Oid party;
 } Header;
 
 /* ---- reader ---- */
@@ -67,6 +67,7 @@ make_header(const CpOrder *order)
 		.connect_timeout = order->connect_timeout,
 		.fingerprint = order->fingerprint,
 		.password_required = order->password_required,
+		.party = order->party,
 	};
 	size_t size = cp_pairs_size(order->keywords, order->values, &header.pairs);
 
@@ -282,6 +283,7 @@ receive_order(int sock)
 	order->count = header.count;
 	order->fingerprint = header.fingerprint;
 	order->password_required = header.password_required != 0;
+	order->party = header.party;
 	order->connect_timeout = header.connect_timeout;
 	return cp_pairs_read(text, header.text_size, header.pairs, &order->keywords,
 						 &order->values) ?

@@ -22,6 +22,7 @@ typedef struct CpOrder
 	int count; /* connections lacking when it was written */
 	CpFingerprint fingerprint;
 	bool password_required; /* the remote must have asked for one */
+	Oid party;				/* role that answers for the options, see target.h */
 	int connect_timeout;	/* milliseconds, 0 = none */
 	/* for PQconnectStartParams, NULL-terminated */
 	const char *const *keywords;

@@ -51,10 +51,10 @@
 #define READ_COST 512
 
 /*
- * How long a side may take to follow the other's end, milliseconds; a little longer
- * than the broker waits for a connection that it ends.
+ * How long a side may take to follow the other's end, milliseconds; a little less than
+ * the broker waits for a connection that it ends, before its slot is another's.
  */
-#define PATIENCE 2500
+#define PATIENCE 1800
 
 /* Bytes that one side has not taken yet.  There is a buffer only if there are any. */
 typedef struct Held

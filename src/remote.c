@@ -17,6 +17,7 @@
 
 #include <netdb.h>
 #include <netinet/in.h>
+#include <sys/ioctl.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -47,6 +48,9 @@ enum
 
 /* how long the rest of a result is read before it is cancelled, microseconds */
 #define RECOVER_PATIENCE 5000
+
+/* bytes that a server may send before it is ready, where others' memory is at stake */
+#define RECEIVED_MAX (1024 * 1024)
 
 /* how long after its own deadline a tunnel is expected to answer, milliseconds */
 #define TUNNEL_PATIENCE 300
@@ -487,6 +491,26 @@ speaks_of_gss(const char *error)
 }
 
 /*
+ * Must others not have this process connect, since all their connections are its own?
+ * Encryption by GSSAPI waits for a ticket server, and is of no use here; and libpq
+ * keeps in memory whatever a server sends before it is ready.
+ */
+static bool
+is_for_nobody_else(CpRemote *remote)
+{
+	int waiting = 0;
+	char answer = '\0';
+
+	if (ioctl(PQsocket(remote->conn), FIONREAD, &waiting) == 0)
+		remote->received += waiting;
+	if (remote->received > RECEIVED_MAX)
+		return true;
+	return PQstatus(remote->conn) == CONNECTION_GSS_STARTUP &&
+		remote->polling == PGRES_POLLING_READING &&
+		recv(PQsocket(remote->conn), &answer, 1, MSG_PEEK) == 1 && answer == 'G';
+}
+
+/*
  * The present host has failed, or its time is over: goes over to the next one.
  * FAILED, TIMEOUT: there is none.
  */
@@ -521,6 +545,8 @@ advance(CpRemote *remote, CpTime deadline, bool *left)
 	{
 		if (remote->only_in_clear && is_about_to_encrypt(remote))
 			return CP_CONNECT_ENCRYPTED;
+		if (remote->calls_elsewhere && is_for_nobody_else(remote))
+			return CP_CONNECT_ELSEWHERE;
 		make_call(remote, CP_CALL_POLL);
 		if (remote->call != CP_CALL_NONE)
 			return CP_CONNECT_GOING;

@@ -58,6 +58,7 @@ typedef struct CpRemote
 	bool called;					   /* ... and was made */
 	const char *const *keywords;	   /* for START */
 	const char *const *values;
+	int64 received;		 /* bytes that were there to read, about, before it was ready */
 	bool needs_password; /* it failed for lack of one: PQconnectionNeedsPassword */
 	bool wanted_gss;	 /* it failed, and GSSAPI or SSPI had something to do with it */
 	/* the order's socket until a tunnel has connected, else -1 */
@@ -103,7 +104,9 @@ extern CpRemote *cp_remote_start_by_tunnel(int sock, const char **error);
  * cp_remote_connect_step() returns GOING and remote->call is not NONE, *events is 0
  * and *until FOREVER; then cp_remote_call() is to be called, in whatever thread, and
  * after it the next step.  Meanwhile nobody else may touch the CpRemote, but read
- * `errors`.  Keywords and values are to stay until it is connected or ended.
+ * `errors`.  Keywords and values are to stay until it is connected or ended.  The
+ * status is ELSEWHERE if the server wants to encrypt by GSSAPI, or sends a lot before
+ * it is ready.
  */
 extern CpRemote *cp_remote_prepare(const char *const *keywords,
 								   const char *const *values,

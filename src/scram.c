@@ -69,7 +69,7 @@ cp_scram_lacking(void)
 		return _("This process serves no client.");
 	if (!MyProcPort->has_scram_keys)
 		return _("The session's client did not log in by SCRAM.");
-	if (GetUserId() != GetAuthenticatedUserId())
+	if (GetUserId() != GetAuthenticatedUserId() || GetOuterUserId() != GetAuthenticatedUserId())
 		return _("What runs with the rights of another role than the one that has logged in "
 				 "does not get its SCRAM keys.");
 	return NULL;
@@ -89,7 +89,7 @@ give_key(CpConninfo *info, const char *keyword, const uint8 *key, int size)
 }
 
 void
-cp_scram_give(CpConninfo *info)
+cp_scram_give(CpConninfo *info, bool trusted)
 {
 	give_key(info, "scram_client_key", MyProcPort->scram_ClientKey,
 			 sizeof(MyProcPort->scram_ClientKey));
@@ -97,6 +97,8 @@ cp_scram_give(CpConninfo *info)
 			 sizeof(MyProcPort->scram_ServerKey));
 	/* a remote that asks for nothing, or in another way, would not look at the keys */
 	cp_conninfo_set(info, "require_auth", "scram-sha-256");
+	if (!trusted)
+		cp_conninfo_set(info, "channel_binding", "require");
 	/* without one libpq reads a file, and blames what goes wrong later on its absence */
 	cp_conninfo_set(info, "password", UNUSED_PASSWORD);
 }
@@ -116,7 +118,7 @@ cp_scram_lacking(void)
 }
 
 void
-cp_scram_give(CpConninfo *info)
+cp_scram_give(CpConninfo *info, bool trusted)
 {
 	elog(ERROR, "this server keeps no SCRAM keys");
 }

@@ -31,8 +31,10 @@ extern const char *cp_scram_lacking(void);
 
 /*
  * Gives the keys to a connection in place of a password, and that it must not be
- * opened by anything but SCRAM.  Only if nothing is lacking.  Throws.
+ * opened by anything but SCRAM; unless `trusted`, not without channel binding either:
+ * then what the remote is told is of no use to it at another server, of which it may be
+ * a go-between.  Only if nothing is lacking.  Throws.
  */
-extern void cp_scram_give(CpConninfo *info);
+extern void cp_scram_give(CpConninfo *info, bool trusted);
 
 #endif /* CP_SCRAM_H */

@@ -17,6 +17,7 @@
 #include "guc.h"
 #include "leak.h"
 #include "pool.h"
+#include "pump.h"
 #include "shmem.h"
 #include "view_rows.h"
 
@@ -235,7 +236,8 @@ conpool_get_tunnels(PG_FUNCTION_ARGS)
 	CpViewRows rows;
 
 	cp_view_begin(&rows, fcinfo);
-	for (int i = 0; i < cp_guc_tunnel_workers; i++)
+	/* without OpenSSL there are none, whatever the setting says */
+	for (int i = 0; i < cp_guc_tunnel_workers && cp_pump_is_built(); i++)
 	{
 		CpSharedTunnel *tunnel = &cp_shared->tunnels[i];
 		int pid = (int) pg_atomic_read_u32(&tunnel->pid);

@@ -649,13 +649,9 @@ may_stand_on_mapping(const char *keyword, Wrapper wrapper)
 	return cp_conninfo_place(keyword) == CP_CONNINFO_MAPPING;
 }
 
-/*
- * Takes what is libpq's; the rest is the business of the wrapper.  Keys take the
- * place of a password.
- */
+/* Takes what is libpq's; the rest is the business of the wrapper. */
 static void
-take_connection_options(CpConninfo *info, const Server *server, const Mapping *mapping,
-						bool scram_keys)
+take_connection_options(CpConninfo *info, const Server *server, const Mapping *mapping)
 {
 	ListCell *cell;
 
@@ -673,8 +669,6 @@ take_connection_options(CpConninfo *info, const Server *server, const Mapping *m
 		if (may_stand_on_mapping(def->defname, server->wrapper))
 			cp_conninfo_set(info, def->defname, defGetString(def));
 	}
-	if (scram_keys)
-		cp_scram_give(info);
 }
 
 static void
@@ -798,7 +792,10 @@ look_for_definition(Oid server, Oid role, Definition *d)
 static void
 take_options(Entry *entry, const Definition *d)
 {
-	take_connection_options(entry->info, d->remote, d->mapping, entry->target.scram_keys);
+	take_connection_options(entry->info, d->remote, d->mapping);
+	/* in place of a password; somebody else may have chosen the host to trap them */
+	if (entry->target.scram_keys)
+		cp_scram_give(entry->info, entry->by_superuser || d->remote->owner == entry->target.role);
 	take_connect_timeout(&entry->given, entry->info);
 	if (d->server->wrapper != WRAPPER_CONPOOL)
 		return;
@@ -1117,6 +1114,14 @@ server_of_mappings(Oid oid)
 }
 
 /* ---- what others call ---- */
+
+Oid
+cp_target_party(const CpTarget *target)
+{
+	Oid party = OidIsValid(target->owner) ? target->owner : target->role;
+
+	return superuser_arg(party) ? InvalidOid : party;
+}
 
 bool
 cp_target_is_conninfo(const char *server)

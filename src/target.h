@@ -48,6 +48,12 @@ extern CpTarget *cp_target_resolve(const char *server);
  */
 extern CpTarget *cp_target_again(const CpTarget *target);
 
+/*
+ * The role that answers for what its options have other processes do: the server's
+ * owner, or who uses a connection string.  InvalidOid: a superuser.
+ */
+extern Oid cp_target_party(const CpTarget *target);
+
 /* true if text is a connection string or URI and never a server's name */
 extern bool cp_target_is_conninfo(const char *server);
 

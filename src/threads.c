@@ -19,7 +19,11 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 #include <unistd.h>
 
 #include "lib/ilist.h"
@@ -30,8 +34,12 @@
 /* of these, for one owner, and for all those that are not proven */
 #define MAX_THREADS_OF_OWNER 4
 #define MAX_UNPROVEN_THREADS 16
+/* of these, for one party */
+#define MAX_THREADS_OF_PARTY 8
 /* bytes of a thread's stack: the usual 8 MB count where memory is not overcommitted */
 #define STACK_SIZE (1024 * 1024)
+/* of a thread that nobody waits for, as of "nice" */
+#define LOWEST_PRIORITY 19
 /* how long a thread waits for its next call, seconds */
 #define KEEP_THREAD 5
 
@@ -51,8 +59,10 @@ struct CpCall
 	/* fixed */
 	void (*function)(void *);
 	void *arg;
-	int owner;
-	bool proven;
+	CpCaller caller;
+	/* the mutex */
+	long thread;   /* the system's number of it, while it runs; 0 = unknown */
+	bool put_last; /* the thread ends with it */
 };
 
 /* The mutex covers all of these. */
@@ -112,21 +122,27 @@ start_thread(void)
 	return started;
 }
 
-/* Do other calls of its owner take up his share? */
+/* Do other calls of its owner, or its party, take up the share? */
 static bool
-owner_has_share(const CpCall *call)
+caller_has_share(const CpCall *call)
 {
-	int own = 0;
+	const CpCaller *caller = &call->caller;
+	int of_owner = 0;
+	int of_party = 0;
 	dlist_iter i;
 
 	dlist_foreach(i, &begun)
 	{
-		own += dlist_container(CpCall, node, i.cur)->owner == call->owner;
+		const CpCaller *other = &dlist_container(CpCall, node, i.cur)->caller;
+
+		of_owner += other->owner == caller->owner;
+		of_party += other->party == caller->party;
 	}
-	return own >= MAX_THREADS_OF_OWNER;
+	return of_owner >= MAX_THREADS_OF_OWNER ||
+		(OidIsValid(caller->party) && of_party >= MAX_THREADS_OF_PARTY);
 }
 
-/* May this call have a thread, as far as its owner is concerned? */
+/* May this call have a thread, as far as its caller is concerned? */
 static bool
 may_begin(const CpCall *call)
 {
@@ -135,9 +151,9 @@ may_begin(const CpCall *call)
 
 	dlist_foreach(i, &begun)
 	{
-		unproven += !dlist_container(CpCall, node, i.cur)->proven;
+		unproven += !dlist_container(CpCall, node, i.cur)->caller.proven;
 	}
-	return !owner_has_share(call) && (call->proven || unproven < MAX_UNPROVEN_THREADS);
+	return !caller_has_share(call) && (call->caller.proven || unproven < MAX_UNPROVEN_THREADS);
 }
 
 /* Assigns what can be, after a call was queued or one is over. */
@@ -164,6 +180,24 @@ assign(void)
 
 /* ---- in a thread ---- */
 
+/* The system's, of the one that asks; 0: it has none by which it can be put last. */
+static long
+number_of_thread(void)
+{
+#ifdef __linux__
+	return syscall(SYS_gettid);
+#else
+	return 0;
+#endif
+}
+
+static void
+lower_priority(const CpCall *call)
+{
+	if (call->thread != 0)
+		(void) setpriority(PRIO_PROCESS, (id_t) call->thread, LOWEST_PRIORITY);
+}
+
 /* The mutex is held; one of the calls that are assigned is not yet taken. */
 static CpCall *
 take_call(void)
@@ -177,6 +211,9 @@ take_call(void)
 		if (call->state == CALL_ASSIGNED)
 		{
 			call->state = CALL_RUNNING;
+			call->thread = number_of_thread();
+			if (call->put_last)
+				lower_priority(call);
 			assigned--;
 			free_threads--;
 			return call;
@@ -204,8 +241,10 @@ wait_for_call(void)
 static void *
 work(void *arg)
 {
+	bool put_last = false;
+
 	pthread_mutex_lock(&mutex);
-	while (wait_for_call())
+	while (!put_last && wait_for_call())
 	{
 		CpCall *call = take_call();
 		ssize_t written;
@@ -214,17 +253,24 @@ work(void *arg)
 		call->function(call->arg);
 		pthread_mutex_lock(&mutex);
 
+		put_last = call->put_last;
 		dlist_delete(&call->node);
 		/* once the mutex is released it is the process's, which frees it */
 		call->state = CALL_DONE;
-		free_threads++;
+		if (put_last)
+			threads--;
+		else
+			free_threads++;
 		assign();
 		/* a full pipe will do */
 		written = write(pipe_ends[1], "", 1);
 		(void) written;
 	}
-	threads--;
-	free_threads--;
+	if (!put_last)
+	{
+		threads--;
+		free_threads--;
+	}
 	pthread_mutex_unlock(&mutex);
 	return NULL;
 }
@@ -293,7 +339,7 @@ cp_threads_drain(void)
 }
 
 CpCall *
-cp_threads_call(void (*function)(void *), void *arg, int owner, bool proven)
+cp_threads_call(void (*function)(void *), void *arg, const CpCaller *caller)
 {
 	CpCall *call = calloc(1, sizeof(CpCall));
 
@@ -301,8 +347,7 @@ cp_threads_call(void (*function)(void *), void *arg, int owner, bool proven)
 		return NULL;
 	call->function = function;
 	call->arg = arg;
-	call->owner = owner;
-	call->proven = proven;
+	call->caller = *caller;
 	call->state = CALL_QUEUED;
 	pthread_mutex_lock(&mutex);
 	dlist_push_tail(&queued, &call->node);
@@ -339,13 +384,24 @@ cp_threads_withdraw(CpCall *call)
 	return waits;
 }
 
+void
+cp_threads_put_last(CpCall *call)
+{
+	pthread_mutex_lock(&mutex);
+	call->put_last = true;
+	/* under the mutex, so that the thread is not at another call by now */
+	if (call->state == CALL_RUNNING)
+		lower_priority(call);
+	pthread_mutex_unlock(&mutex);
+}
+
 bool
 cp_threads_waits_for_own(CpCall *call)
 {
 	bool waits;
 
 	pthread_mutex_lock(&mutex);
-	waits = call->state == CALL_QUEUED && owner_has_share(call);
+	waits = call->state == CALL_QUEUED && caller_has_share(call);
 	pthread_mutex_unlock(&mutex);
 	return waits;
 }

@@ -23,13 +23,19 @@ extern int cp_threads_init(void);
 /* Makes that descriptor unreadable again: before looking which calls are over. */
 extern void cp_threads_drain(void);
 
+/* Who wants a call, by which threads are shared out: nobody gets all of them. */
+typedef struct CpCaller
+{
+	int owner;	 /* any number: a pool */
+	Oid party;	 /* role that answers for it, for several pools; InvalidOid: a superuser */
+	bool proven; /* may have those, too, that are kept for calls that are likely to end */
+} CpCaller;
+
 /*
  * Has function(arg) called in a thread as soon as one is free, in the order in which
- * they are wanted.  `owner` is any number of whoever wants it (a pool): nobody gets
- * more than a few threads at a time; `proven`: it may have those, too, that are kept
- * for calls that are likely to end.  NULL: out of memory.
+ * they are wanted, but for those whose caller has his share.  NULL: out of memory.
  */
-extern CpCall *cp_threads_call(void (*function)(void *), void *arg, int owner, bool proven);
+extern CpCall *cp_threads_call(void (*function)(void *), void *arg, const CpCaller *caller);
 
 /* Is it over?  Then forget it, it is freed. */
 extern bool cp_threads_is_done(CpCall *call);
@@ -39,6 +45,12 @@ extern bool cp_threads_is_done(CpCall *call);
  * One that has begun goes on: nothing can be done but wait for its end.
  */
 extern bool cp_threads_withdraw(CpCall *call);
+
+/*
+ * Nobody waits for its result any more, and it may never end: it gets what computing
+ * time others leave, where the system allows that.  To be asked after all the same.
+ */
+extern void cp_threads_put_last(CpCall *call);
 
 /* Has it not begun because other calls of its owner take up his share of threads? */
 extern bool cp_threads_waits_for_own(CpCall *call);

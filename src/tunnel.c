@@ -42,6 +42,11 @@
 #define MAX_ACCEPTS 64
 /* descriptors beside those of the connections */
 #define OTHER_DESCRIPTORS 1000
+/* of an attempt: order, network, grip, and what libpq opens; of a connection */
+#define DESCRIPTORS_OF_ATTEMPT 6
+#define DESCRIPTORS_OF_LINE 2
+/* log, latch, sets, clients, threads that look at files */
+#define RESERVED_DESCRIPTORS 100
 
 /* A client whose message is not there yet. */
 typedef struct Client
@@ -60,6 +65,7 @@ static int listener = -1;
 static int threads_pipe = -1;
 static int spare = -1; /* descriptor to make room with for a client to turn away */
 static int client_count = 0;
+static uint64 descriptor_limit = 0;
 
 static dlist_head ready = DLIST_STATIC_INIT(ready);
 static dlist_head timed = DLIST_STATIC_INIT(timed);
@@ -103,10 +109,10 @@ cp_chore_set_deadline(CpChore *chore, CpTime deadline)
 }
 
 bool
-cp_chore_call(CpChore *chore, void (*function)(void *), void *arg, int owner, bool proven)
+cp_chore_call(CpChore *chore, void (*function)(void *), void *arg, const CpCaller *caller)
 {
 	Assert(chore->call == NULL);
-	chore->call = cp_threads_call(function, arg, owner, proven);
+	chore->call = cp_threads_call(function, arg, caller);
 	if (chore->call == NULL)
 		return false;
 	chore->called_at = cp_now();
@@ -317,7 +323,8 @@ turn_one_away(void)
 {
 	int sock;
 
-	close(spare);
+	if (spare >= 0)
+		close(spare);
 	sock = cp_net_accept(listener);
 	if (sock >= 0)
 		close(sock);
@@ -446,6 +453,39 @@ watch_own_sockets(void)
 				 errmsg("could not watch sockets: %m")));
 }
 
+/* How many there can be; says so if that may be too few. */
+static void
+look_at_descriptor_limit(void)
+{
+	uint64 wanted = (uint64) DESCRIPTORS_OF_LINE * cp_guc_max_connections + OTHER_DESCRIPTORS;
+	struct rlimit limit;
+
+	if (!cp_net_raise_descriptor_limit(wanted))
+		ereport(LOG,
+				(errmsg("could not raise the limit of file descriptors: %m")));
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	descriptor_limit = limit.rlim_cur == RLIM_INFINITY ? 0 : limit.rlim_cur;
+	if (descriptor_limit != 0 && descriptor_limit < wanted)
+		ereport(LOG,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("conpool's tunnel may run out of file descriptors"),
+				 errdetail("It may need %llu, and has %llu. Without enough of them encrypted "
+						   "connections are not shared.",
+						   (unsigned long long) wanted, (unsigned long long) descriptor_limit),
+				 errhint("Raise the limit (ulimit -Hn, or LimitNOFILE of the systemd unit), or "
+						 "\"conpool.tunnel_workers\".")));
+}
+
+bool
+cp_tunnel_has_descriptors(int attempts)
+{
+	uint64 used = RESERVED_DESCRIPTORS + DESCRIPTORS_OF_ATTEMPT * attempts +
+		DESCRIPTORS_OF_LINE * pg_atomic_read_u32(&cp_tunnel_shared->connections);
+
+	return descriptor_limit == 0 || used <= descriptor_limit;
+}
+
 static void
 set_up(void)
 {
@@ -454,11 +494,10 @@ set_up(void)
 	round_context = AllocSetContextCreate(cp_tunnel_context, "conpool tunnel round",
 										  ALLOCSET_SMALL_SIZES);
 	MemoryContextSwitchTo(round_context);
-	/* two for each connection */
-	if (!cp_net_raise_descriptor_limit(2 * cp_guc_max_connections + OTHER_DESCRIPTORS))
-		ereport(LOG,
-				(errmsg("could not raise the limit of file descriptors: %m")));
+	look_at_descriptor_limit();
 	cpu_time_before = pg_atomic_read_u64(&cp_tunnel_shared->cpu_time);
+	/* for a key whose passphrase is not given OpenSSL would ask at the terminal */
+	PQsetSSLKeyPassHook_OpenSSL(PQdefaultSSLKeyPassHook_OpenSSL);
 	cp_attempt_init();
 	cp_line_init();
 	threads_pipe = cp_threads_init();

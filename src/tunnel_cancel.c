@@ -6,6 +6,9 @@
  * encrypts that as it did the connection; its calls are made in threads.  Only from
  * version 17 on it can: before that, sessions cancel by themselves, in the clear
  * (remote.c), and whoever asks all the same is told no.
+ *
+ * A cancel goes on when whoever asked has gone: he has given the connection up then,
+ * so no other statement can be hit, and the remote one would go on without it.
  */
 #include "postgres.h"
 
@@ -24,20 +27,18 @@ typedef struct Cancel
 {
 	CpChore chore;
 	CpTunnelClient *client;
-	CpWatched asker;
 	PGcancelConn *conn;
 	bool started;
 	PostgresPollingStatusType polling;
 	CpWatched network;
 	CpTime deadline;
-	bool over; /* but a call in a thread is not */
-	int owner; /* of its threads */
+	bool over;		 /* but a call in a thread is not */
+	CpCaller caller; /* of its calls */
 } Cancel;
 
 static void
 free_cancel(Cancel *c)
 {
-	cp_watch_remove(&c->asker);
 	cp_watch_remove(&c->network);
 	cp_chore_end(&c->chore);
 	PQcancelFinish(c->conn);
@@ -54,7 +55,6 @@ leave(Cancel *c)
 		free_cancel(c);
 		return;
 	}
-	cp_watch_remove(&c->asker);
 	cp_chore_set_deadline(&c->chore, CP_FOREVER);
 	c->over = true;
 }
@@ -77,7 +77,7 @@ call_libpq(Cancel *c)
 {
 	/* libpq may close its socket, and get another one of the same number */
 	cp_watch_remove(&c->network);
-	if (cp_chore_call(&c->chore, make_call, c, c->owner, true))
+	if (cp_chore_call(&c->chore, make_call, c, &c->caller))
 		cp_chore_set_deadline(&c->chore, c->deadline);
 	else
 		leave(c);
@@ -120,7 +120,7 @@ serve_cancel(CpChore *chore, CpTime now)
 		if (chore->call == NULL)
 			free_cancel(c);
 	}
-	else if (now >= c->deadline || cp_chore_peer_has_gone(&c->asker))
+	else if (now >= c->deadline)
 		leave(c);
 	else if (chore->call != NULL)
 		cp_chore_set_deadline(chore, c->deadline);
@@ -149,15 +149,11 @@ cp_cancel_begin(CpTunnelClient *client)
 	c->client = client;
 	/* a copy; NULL has libpq's functions fail */
 	c->conn = PQcancelCreate(conn);
-	c->asker.fd = -1;
 	c->network.fd = -1;
 	/* none of a pool's, whose connects may all hang */
-	c->owner = -1 - pool;
+	c->caller = (CpCaller){.owner = -1 - pool, .proven = true};
 	c->deadline = cp_deadline(cp_now(), Min(client->cancel->timeout, CANCEL_LIMIT));
-	if (cp_chore_watch(&c->chore, &c->asker, client->sock, true, false))
-		call_libpq(c);
-	else
-		leave(c);
+	call_libpq(c);
 }
 
 #else

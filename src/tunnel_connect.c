@@ -22,6 +22,7 @@
 #include "utils/memutils.h"
 
 #include "conninfo.h"
+#include "net.h"
 #include "pump.h"
 #include "tunnel_internal.h"
 
@@ -41,6 +42,14 @@ typedef enum AttemptState
 	ATTEMPT_ENDING /* the remote's end of file is awaited */
 } AttemptState;
 
+/* What is wrong with the files that the options name. */
+typedef enum FileProblem
+{
+	FILES_GOOD,
+	FILES_LONG,	  /* or without a size: for whoever asks to read */
+	FILES_ENDLESS /* perhaps: for nobody */
+} FileProblem;
+
 typedef struct Attempt
 {
 	CpChore chore;
@@ -48,14 +57,16 @@ typedef struct Attempt
 	CpTunnelClient *client; /* with the order; NULL when that is not needed any more */
 	int pool;
 	uint64 pool_generation;
-	int sock; /* the order's */
+	Oid party; /* as in the order */
+	int sock;  /* the order's */
 	CpWatched asker;
 	CpRemote *remote;  /* NULL in state ENDING */
 	CpTime deadline;   /* of the state */
 	CpTime until;	   /* the next step is due then, or when ... */
 	CpWatched network; /* ... something happens to libpq's socket, or the rest */
 	int rest;		   /* what is left of the connection, in state ENDING */
-	bool unfit;		   /* its options would have a thread read for ever */
+	FileProblem files; /* why libpq is not called at all */
+	int grip;		   /* a duplicate of libpq's socket while it is called, or -1 */
 } Attempt;
 
 static int attempt_count = 0;
@@ -72,8 +83,17 @@ cp_attempt_init(void)
 /* ---- the end --------------------------------------------------------------- */
 
 static void
+loosen_grip(Attempt *a)
+{
+	if (a->grip >= 0)
+		close(a->grip);
+	a->grip = -1;
+}
+
+static void
 free_attempt(Attempt *a)
 {
+	loosen_grip(a);
 	cp_watch_remove(&a->asker);
 	cp_watch_remove(&a->network);
 	cp_chore_end(&a->chore);
@@ -127,6 +147,7 @@ static void
 end_remote(Attempt *a)
 {
 	cp_watch_remove(&a->network);
+	loosen_grip(a);
 	a->rest = cp_remote_end(a->remote);
 	a->remote = NULL;
 	forget_order(a);
@@ -150,6 +171,9 @@ leave(Attempt *a)
 	if (a->chore.call != NULL && !cp_chore_withdraw_call(&a->chore))
 	{
 		a->state = ATTEMPT_HELD;
+		if (a->grip >= 0)
+			shutdown(a->grip, SHUT_RDWR);
+		cp_threads_put_last(a->chore.call);
 		cp_chore_set_deadline(&a->chore, CP_FOREVER);
 	}
 	else
@@ -265,21 +289,42 @@ failed(Attempt *a, bool timed_out)
 /* ---- going on -------------------------------------------------------------- */
 
 /*
- * In a thread.  A user may name anything for a file with certificates: something that
- * never ends would cost that thread for good.  It is looked at here and not where the
- * order comes from, since there the same name may mean another file: /proc/self/fd/3.
+ * A user may name anything for a file with certificates: something that never ends
+ * would cost the thread for good.  It is looked at here and not where the order comes
+ * from, since there the same name may mean another file: /proc/self/fd/3.
  */
+static FileProblem
+look_at_files(const CpRemote *remote)
+{
+	if (!cp_conninfo_tls_files_are_regular(remote->keywords, remote->values))
+		return FILES_ENDLESS;
+	if (!cp_conninfo_tls_files_are_small(remote->keywords, remote->values))
+		return FILES_LONG;
+	return FILES_GOOD;
+}
+
+/* In a thread. */
 static void
 make_call(void *arg)
 {
 	Attempt *a = arg;
-	CpRemote *remote = a->remote;
 
-	if (remote->call == CP_CALL_START &&
-		!cp_conninfo_tls_files_are_small(remote->keywords, remote->values))
-		a->unfit = true;
-	else
-		cp_remote_call(remote);
+	if (a->remote->call == CP_CALL_START)
+		a->files = look_at_files(a->remote);
+	if (a->files == FILES_GOOD)
+		cp_remote_call(a->remote);
+}
+
+/*
+ * A remote that never stops sending keeps libpq's call going for ever.  By a socket of
+ * the same connection it can be broken off; not by libpq's own, which may be another
+ * one by then.
+ */
+static void
+take_grip(Attempt *a)
+{
+	if (a->remote->call == CP_CALL_POLL)
+		a->grip = cp_net_dup(PQsocket(a->remote->conn));
 }
 
 /* libpq wants to be called, or its socket to be watched. */
@@ -291,8 +336,14 @@ prepare_next_step(Attempt *a, int events)
 
 	if (remote->call != CP_CALL_NONE)
 	{
-		prepared = cp_chore_call(&a->chore, make_call, a, a->pool,
-								 proven[a->pool] == a->pool_generation);
+		CpCaller caller = {
+			.owner = a->pool,
+			.party = a->party,
+			.proven = proven[a->pool] == a->pool_generation,
+		};
+
+		take_grip(a);
+		prepared = cp_chore_call(&a->chore, make_call, a, &caller);
 		a->until = cp_deadline(a->chore.called_at, THREAD_PATIENCE);
 	}
 	else
@@ -307,15 +358,26 @@ prepare_next_step(Attempt *a, int events)
 }
 
 static void
+refuse_files(Attempt *a)
+{
+	if (a->files == FILES_LONG)
+		answer_elsewhere(a);
+	else
+		answer_failed(a, CP_TUNNEL_FAILED, false,
+					  "what an option names as a file for TLS is not a regular file\n");
+}
+
+static void
 take_step(Attempt *a)
 {
 	int events;
 
 	/* libpq may close its socket, and get another one of the same number */
 	cp_watch_remove(&a->network);
-	if (a->unfit)
+	loosen_grip(a);
+	if (a->files != FILES_GOOD)
 	{
-		answer_elsewhere(a);
+		refuse_files(a);
 		return;
 	}
 	switch (cp_remote_connect_step(a->remote, a->deadline, &events, &a->until))
@@ -335,8 +397,10 @@ take_step(Attempt *a)
 		case CP_CONNECT_TIMEOUT:
 			failed(a, true);
 			break;
-		case CP_CONNECT_ENCRYPTED:
 		case CP_CONNECT_ELSEWHERE:
+			answer_elsewhere(a);
+			break;
+		case CP_CONNECT_ENCRYPTED:
 			Assert(false);
 			answer_elsewhere(a);
 			break;
@@ -360,15 +424,20 @@ time_out_call(Attempt *a)
 static void
 await_call(Attempt *a, CpTime now)
 {
-	CpTime limit = cp_earlier(a->until, a->deadline);
-
-	if (now >= limit && !cp_threads_waits_for_own(a->chore.call) &&
-		cp_chore_withdraw_call(&a->chore))
+	if (now >= cp_earlier(a->until, a->deadline) &&
+		!cp_threads_waits_for_own(a->chore.call) && cp_chore_withdraw_call(&a->chore))
+	{
 		answer_elsewhere(a);
-	else if (now >= a->deadline)
+		return;
+	}
+	if (now >= a->deadline)
+	{
 		time_out_call(a);
-	else
-		cp_chore_set_deadline(&a->chore, now < limit ? limit : a->deadline);
+		return;
+	}
+	if (now >= a->until)
+		a->until = cp_deadline(now, THREAD_PATIENCE);
+	cp_chore_set_deadline(&a->chore, cp_earlier(a->until, a->deadline));
 }
 
 static void
@@ -378,7 +447,8 @@ go_on(Attempt *a, CpTime now)
 		leave(a);
 	else if (a->chore.call != NULL)
 		await_call(a, now);
-	else if (a->remote->called || a->unfit || now >= a->until || cp_chore_happened(&a->network))
+	else if (a->remote->called || a->files != FILES_GOOD || now >= a->until ||
+			 cp_chore_happened(&a->network))
 		take_step(a);
 	else
 		cp_chore_set_deadline(&a->chore, cp_earlier(a->until, a->deadline));
@@ -419,10 +489,13 @@ cp_attempt_begin(CpTunnelClient *client)
 	a->asker.fd = -1;
 	a->network.fd = -1;
 	a->rest = -1;
+	a->grip = -1;
 	a->pool = order->pool;
 	a->pool_generation = order->pool_generation;
+	a->party = order->party;
 	a->deadline = cp_deadline(cp_now(), order->timeout);
-	if (attempt_count <= MAX_ATTEMPTS && cp_chore_watch(&a->chore, &a->asker, a->sock, true, false))
+	if (attempt_count <= MAX_ATTEMPTS && cp_tunnel_has_descriptors(attempt_count) &&
+		cp_chore_watch(&a->chore, &a->asker, a->sock, true, false))
 		a->remote = cp_remote_prepare(order->keywords, order->values, &error);
 	if (a->remote == NULL)
 		answer_elsewhere(a);

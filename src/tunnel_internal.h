@@ -26,6 +26,9 @@ extern int cp_tunnel_number;
 extern CpSharedTunnel *cp_tunnel_shared;
 extern MemoryContext cp_tunnel_context;
 
+/* Are there descriptors enough, with so many attempts to connect? */
+extern bool cp_tunnel_has_descriptors(int attempts);
+
 /* ---- chores (tunnel.c) ---- */
 
 /*
@@ -59,8 +62,8 @@ extern void cp_chore_set_deadline(CpChore *chore, CpTime deadline);
  * Has function(arg) called in a thread; the chore is served when it is over.  False:
  * no memory.
  */
-extern bool cp_chore_call(CpChore *chore, void (*function)(void *), void *arg, int owner,
-						  bool proven);
+extern bool cp_chore_call(CpChore *chore, void (*function)(void *), void *arg,
+						  const CpCaller *caller);
 
 /* Takes the call back, if it has not begun. */
 extern bool cp_chore_withdraw_call(CpChore *chore);

@@ -56,6 +56,7 @@ typedef struct Header
 	uint64 pool_generation;
 	int32 pool;
 	int32 timeout;
+	Oid party;
 	char pool_name[CP_POOL_NAME_LEN];
 } Header;
 
@@ -277,28 +278,51 @@ fill_header(Header *header, const CpTunnelOrder *order, size_t text_size, uint32
 	header->pool = order->pool;
 	header->pool_generation = order->pool_generation;
 	header->timeout = order->timeout;
+	header->party = order->party;
 	strlcpy(header->pool_name, order->pool_name, sizeof(header->pool_name));
+}
+
+/*
+ * The order with options by which nothing is asked of a ticket server: the tunnel has
+ * no credentials of the session's.  False: that cannot be.
+ */
+static bool
+without_tickets(const CpTunnelOrder *order, CpTunnelOrder *changed)
+{
+	const char **keywords;
+	const char **values;
+
+	if (cp_conninfo_without_waiting(order->keywords, order->values, &keywords, &values) != NULL)
+		return false;
+	*changed = *order;
+	changed->keywords = keywords;
+	changed->values = values;
+	return true;
 }
 
 int
 cp_tunnel_send_order(const CpTunnelOrder *order, CpTime deadline, bool interruptible)
 {
+	CpTunnelOrder sent;
 	uint32 pairs;
-	size_t text_size = cp_pairs_size(order->keywords, order->values, &pairs);
+	size_t text_size;
 	MemoryContext context;
 	Header header;
 	char *message;
 	int sock;
 
+	if (!without_tickets(order, &sent))
+		return -1;
+	text_size = cp_pairs_size(sent.keywords, sent.values, &pairs);
 	if (text_size > CP_PAIRS_MAX)
 		return -1;
-	fill_header(&header, order, text_size, pairs);
+	fill_header(&header, &sent, text_size, pairs);
 	/* if something throws it goes, and is wiped, with the context around it */
 	context = AllocSetContextCreate(CurrentMemoryContext, "conpool order",
 									ALLOCSET_SMALL_SIZES);
 	message = cp_wiped_alloc(context, sizeof(header) + text_size);
 	memcpy(message, &header, sizeof(header));
-	(void) cp_pairs_write(message + sizeof(header), order->keywords, order->values);
+	(void) cp_pairs_write(message + sizeof(header), sent.keywords, sent.values);
 	deadline = cp_earlier(deadline, cp_deadline(cp_now(), SEND_LIMIT));
 	sock = send_message(message, sizeof(header) + text_size, deadline, interruptible);
 	MemoryContextDelete(context);
@@ -411,6 +435,7 @@ take_order(CpTunnelClient *client)
 	order->pool = header->pool;
 	order->pool_generation = header->pool_generation;
 	order->timeout = header->timeout;
+	order->party = header->party;
 	strlcpy(order->pool_name, header->pool_name, sizeof(order->pool_name));
 	ok = cp_pairs_read(client->input->text, header->text_size, header->pairs,
 					   &order->keywords, &order->values);

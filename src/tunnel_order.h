@@ -26,6 +26,7 @@ typedef struct CpTunnelOrder
 	uint64 generation;
 	int pool;
 	uint64 pool_generation;
+	Oid party;						  /* role that answers for the options, see target.h */
 	char pool_name[CP_POOL_NAME_LEN]; /* for the log */
 	int timeout;					  /* milliseconds until it is to have connected */
 	/* for PQconnectStartParams, NULL-terminated; names of hosts looked up already */
@@ -55,7 +56,7 @@ extern const char *cp_tunnel_why_none(void);
 /*
  * Sends the order to the tunnel with the fewest connections.  Returns the socket on
  * which the reply comes, close-on-exec and non-blocking, or -1: none is there, none
- * took it in time, or it is too long.  Waits until the deadline at most, and a second
+ * took it in time, it is too long, or asks for GSSAPI.  Waits until the deadline at most, and a second
  * at most; serves interrupts if `interruptible`.
  */
 extern int cp_tunnel_send_order(const CpTunnelOrder *order, CpTime deadline,

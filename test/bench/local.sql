@@ -1,37 +1,47 @@
--- The local server of the benchmark: one foreign server per contestant, all
--- used by the ordinary role "app". The password comes from the environment,
--- ports and peers from psql variables.
+-- The local server of the benchmark: one foreign server per contestant, and
+-- one more, called tls_..., where it is measured over TLS, all used by the
+-- ordinary role "app". The password comes from the environment, ports (0: not
+-- wanted) and peers from psql variables.
 \set ON_ERROR_STOP 1
 \getenv password BENCH_PASSWORD
 CREATE ROLE app LOGIN;
 CREATE EXTENSION dblink;
 CREATE EXTENSION postgres_fdw;
 
--- One server for each "peer wrapper port pool-options" line.
 SELECT strpos(' ' || :'peers' || ' ', ' conpool') > 0 AS conpool \gset
 \if :conpool
 CREATE EXTENSION conpool;
 \endif
-CREATE TEMP TABLE contestant (peer name, wrapper name, port int, extra text);
+CREATE TEMP TABLE contestant (peer name, wrapper name, extra text, port int, tls_port int);
 INSERT INTO contestant VALUES
-  ('conpool', 'conpool', :remote_port, ', max_size ''8'''),
-  ('conpool_untracked', 'conpool', :remote_port, ', max_size ''8'''),
-  ('conpool_always', 'conpool', :remote_port, ', max_size ''8'', reset ''always'''),
-  ('dblink_call', 'dblink_fdw', :remote_port, ''),
-  ('dblink_open', 'dblink_fdw', :remote_port, ''),
-  ('dblink_pgbouncer', 'dblink_fdw', :pgbouncer_port, ''),
-  ('postgres_fdw', 'postgres_fdw', :remote_port, '');
+  ('conpool', 'conpool', ', max_size ''8''', :remote_port, :remote_tls_port),
+  ('conpool_untracked', 'conpool', ', max_size ''8''', :remote_port, 0),
+  ('conpool_always', 'conpool', ', max_size ''8'', reset ''always''', :remote_port, 0),
+  ('dblink_call', 'dblink_fdw', '', :remote_port, :remote_tls_port),
+  ('dblink_open', 'dblink_fdw', '', :remote_port, :remote_tls_port),
+  ('dblink_pgbouncer', 'dblink_fdw', '', :pgbouncer_port, :pgbouncer_tls_port),
+  ('postgres_fdw', 'postgres_fdw', '', :remote_port, 0);
 DELETE FROM contestant WHERE peer <> ALL (string_to_array(:'peers', ' '));
 
-SELECT format('CREATE SERVER %I FOREIGN DATA WRAPPER %I OPTIONS (host ''127.0.0.1'', '
-              'port %L, dbname ''bench'', sslmode ''disable'', gssencmode ''disable''%s)',
-              peer, wrapper, port, extra),
-       format('CREATE USER MAPPING FOR app SERVER %I OPTIONS (user %L, password %L)',
-              peer, 'bench_' || peer, :'password'),
-       format('GRANT USAGE ON FOREIGN SERVER %I TO app', peer)
-  FROM contestant \gexec
+-- dblink has no TLS to PgBouncer.
+CREATE TEMP TABLE server AS
+  SELECT peer::text AS name, peer, wrapper, port, extra || ', sslmode ''disable''' AS extra
+    FROM contestant WHERE port > 0
+  UNION ALL
+  SELECT 'tls_' || peer, peer, wrapper, tls_port, extra ||
+         CASE peer WHEN 'dblink_pgbouncer' THEN ', sslmode ''disable'''
+         ELSE format(', sslmode ''verify-full'', sslrootcert %L', :'root') END
+    FROM contestant WHERE tls_port > 0;
 
-SELECT count(*) > 0 AS fdw FROM contestant WHERE peer = 'postgres_fdw' \gset
+SELECT format('CREATE SERVER %I FOREIGN DATA WRAPPER %I OPTIONS (host ''127.0.0.1'', '
+              'port %L, dbname ''bench'', gssencmode ''disable''%s)',
+              name, wrapper, port, extra),
+       format('CREATE USER MAPPING FOR app SERVER %I OPTIONS (user %L, password %L)',
+              name, 'bench_' || peer, :'password'),
+       format('GRANT USAGE ON FOREIGN SERVER %I TO app', name)
+  FROM server \gexec
+
+SELECT count(*) > 0 AS fdw FROM server WHERE name = 'postgres_fdw' \gset
 \if :fdw
 CREATE FOREIGN TABLE bench_one (a int) SERVER postgres_fdw;
 CREATE FOREIGN TABLE bench_accounts (aid int, abalance int)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Compares conpool with dblink, PgBouncer and postgres_fdw on this machine.
 #
-#   make bench                                    everything, some 12 minutes
+#   make bench                                    everything, some 20 minutes
 #   CASES="a c64" PEERS="conpool dblink_open" make bench
+#   CASES=t make bench                            what goes over TLS
 #
 # CASES, what is measured (pgbench against the local server, one remote query
 # per transaction):
@@ -10,6 +11,10 @@
 #   b        primary key lookup in pgbench_accounts, one session
 #   a8 a64   select 1, 8 and 64 sessions; b8 b64 the lookup; c8 c64 both
 #   d        500,000 rows of (int, text, numeric, timestamptz), one session
+#   ta ta8 ta64 td    the same over TLS, to a remote of its own that takes
+#            nothing else, with sslmode verify-full; t all four. Of the peers
+#            below conpool, dblink_call, dblink_open and dblink_pgbouncer, whose
+#            PgBouncer has TLS to the remote and none to dblink
 # PEERS, who is measured:
 #   conpool, conpool_untracked (conpool.track off), conpool_always (reset
 #   'always'), each with 8 connections;
@@ -35,8 +40,9 @@ source "$(dirname "$0")/../lib.sh"
 
 BENCH=$TOP/test/bench
 ALL_PEERS="conpool conpool_untracked conpool_always dblink_call dblink_open dblink_pgbouncer postgres_fdw"
+TLS_PEERS="conpool dblink_call dblink_open dblink_pgbouncer"
 PEERS=${PEERS:-$ALL_PEERS}
-CASES=${CASES:-a b c8 c64 d}
+CASES=${CASES:-a b c8 c64 d t}
 ROUNDS=${ROUNDS:-5}
 DURATION=${DURATION:-2}
 MODE=${MODE:-prepared}
@@ -55,7 +61,8 @@ check_request() {
     local word cases=()
     for word in $CASES; do
         case $word in
-            a | b | a8 | b8 | a64 | b64 | d) cases+=("$word") ;;
+            a | b | a8 | b8 | a64 | b64 | d | ta | ta8 | ta64 | td) cases+=("$word") ;;
+            t) cases+=(ta ta8 ta64 td) ;;
             c) cases+=(a8 b8 a64 b64) ;;
             c8) cases+=(a8 b8) ;;
             c64) cases+=(a64 b64) ;;
@@ -63,6 +70,9 @@ check_request() {
         esac
     done
     CASES=${cases[*]}
+    # Which remotes that takes.
+    [[ ! " $CASES" =~ " "[abd] ]] || REMOTES+=(remote)
+    [[ ! " $CASES" =~ " "t ]] || REMOTES+=(remote_tls)
     for word in $PEERS; do
         [[ " $ALL_PEERS " == *" $word "* ]] || die "unknown peer: $word"
     done
@@ -80,6 +90,23 @@ wants_conpool() {
     [[ " $PEERS" == *" conpool"* ]]
 }
 
+# peers_of CASE: who is measured in it.
+peers_of() {
+    local peer peers=()
+    for peer in $PEERS; do
+        [[ $1 == t* && " $TLS_PEERS " != *" $peer "* ]] || peers+=("$peer")
+    done
+    echo "${peers[*]}"
+}
+
+# remote_of CASE
+remote_of() {
+    case $1 in
+        t*) echo remote_tls ;;
+        *) echo remote ;;
+    esac
+}
+
 # --- the servers ------------------------------------------------------------
 
 # Everything that this script starts runs on the first two CPUs it may use.
@@ -95,36 +122,51 @@ pin() {
     taskset -cp "$(IFS=,; echo "${CPUS[*]}")" $$ >/dev/null
 }
 
-# fill FILE: a template with what stands between @ filled in.
+# fill FILE NAME=VALUE...: a template with what stands between @ filled in.
 fill() {
-    sed -e "s|@WORK@|$WORK|g" -e "s|@SERVER@|${SERVER:-}|g" \
-        -e "s|@PORT@|${PORT[pgbouncer]}|g" \
-        -e "s|@REMOTE_PORT@|${PORT[remote]}|g" "$1"
+    local pair program=("-e" "s|@WORK@|$WORK|g")
+    for pair in "${@:2}"; do
+        program+=("-e" "s|@${pair%%=*}@|${pair#*=}|g")
+    done
+    sed "${program[@]}" "$1"
 }
 
+# start_remote NAME: with TLS and nothing else if that is remote_tls.
 start_remote() {
-    new_cluster remote "$(<"$BENCH/remote.conf")"
-    start_cluster remote
-    psql_on remote -q -d postgres -c 'CREATE DATABASE bench'
-    as_server "$BINDIR/pgbench" -i -q -s "$SCALE" -h "$SOCKETS" \
-        -p "${PORT[remote]}" -U postgres bench >"$WORK/init.log" 2>&1 ||
+    local scale=$SCALE
+    new_cluster "$1" "$(<"$BENCH/remote.conf")"
+    if [[ $1 == remote_tls ]]; then
+        offer_tls "$1"
+        scale=1 # nobody looks
+    fi
+    start_cluster "$1"
+    psql_on "$1" -q -d postgres -c 'CREATE DATABASE bench'
+    as_server "$BINDIR/pgbench" -i -q -s "$scale" -h "$SOCKETS" \
+        -p "${PORT[$1]}" -U postgres bench >"$WORK/init.log" 2>&1 ||
         { cat "$WORK/init.log" >&2; die "pgbench -i failed"; }
-    psql_on remote -q -d bench -v peers="$PEERS" -v rows="$ROWS" \
+    psql_on "$1" -q -d bench -v peers="$PEERS" -v rows="$ROWS" \
         -f "$BENCH/remote.sql"
 }
 
+# start_pgbouncer REMOTE
 start_pgbouncer() {
-    local daemon
+    local daemon name=pgbouncer sslmode=disable
     daemon=$(PATH=$PATH:/usr/sbin command -v pgbouncer) ||
         die "there is no pgbouncer"
-    PORT[pgbouncer]=$(free_port)
-    fill "$BENCH/pgbouncer.ini" | as_server tee "$WORK/pgbouncer.ini" >/dev/null
+    if [[ $1 == remote_tls ]]; then
+        name=pgbouncer_tls
+        sslmode=verify-full
+    fi
+    PORT[$name]=$(free_port)
+    fill "$BENCH/pgbouncer.ini" NAME="$name" PORT="${PORT[$name]}" \
+        REMOTE_PORT="${PORT[$1]}" SSLMODE="$sslmode" |
+        as_server tee "$WORK/$name.ini" >/dev/null
     as_server touch "$WORK/userlist.txt"
     chmod 600 "$WORK/userlist.txt"
     echo "\"bench_dblink_pgbouncer\" \"$BENCH_PASSWORD\"" >"$WORK/userlist.txt"
     # Returns when it listens.
-    as_server "$daemon" -q -d "$WORK/pgbouncer.ini" ||
-        { cat "$WORK/pgbouncer.log" >&2; die "pgbouncer did not start"; }
+    as_server "$daemon" -q -d "$WORK/$name.ini" ||
+        { cat "$WORK/$name.log" >&2; die "$name did not start"; }
 }
 
 start_local() {
@@ -134,22 +176,29 @@ start_local() {
     start_cluster local
     psql_on local -q -d postgres -c 'CREATE DATABASE bench'
     psql_on local -q -d bench -v peers="$PEERS" \
-        -v remote_port="${PORT[remote]}" -v pgbouncer_port="${PORT[pgbouncer]}" \
-        -f "$BENCH/local.sql"
+        -v remote_port="${PORT[remote]:-0}" \
+        -v pgbouncer_port="${PORT[pgbouncer]:-0}" \
+        -v remote_tls_port="${PORT[remote_tls]:-0}" \
+        -v pgbouncer_tls_port="${PORT[pgbouncer_tls]:-0}" \
+        -v root="$CERTIFICATES/root.crt" -f "$BENCH/local.sql"
 }
 
-start_sampler() {
-    psql_on remote -q -d bench -f "$BENCH/sample.sql" >"$WORK/sample.log" 2>&1 &
-    SAMPLER=$!
+start_samplers() {
+    local name
+    for name in "${REMOTES[@]}"; do
+        psql_on "$name" -q -d bench -f "$BENCH/sample.sql" >"$WORK/sample.log" 2>&1 &
+        SAMPLERS+=($!)
+    done
 }
 
 # What end_work does not know of goes first.
 end_bench() {
-    local status=$?
+    local status=$? file
     trap '' INT TERM
-    [[ -z $SAMPLER ]] || kill "$SAMPLER" 2>/dev/null || true
-    [[ ! -s $WORK/pgbouncer.pid ]] ||
-        kill -INT "$(<"$WORK/pgbouncer.pid")" 2>/dev/null || true
+    [[ ${#SAMPLERS[@]} -eq 0 ]] || kill "${SAMPLERS[@]}" 2>/dev/null || true
+    for file in "$WORK"/pgbouncer*.pid; do
+        [[ ! -s $file ]] || kill -INT "$(<"$file")" 2>/dev/null || true
+    done
     if [[ $status -eq 0 ]]; then end_work; fi
     # end_work exits with the status that it finds.
     (exit "$status") || end_work
@@ -160,7 +209,7 @@ end_bench() {
 # script CASE PEER: the pgbench script for it.
 script() {
     local work=one kind=$2
-    case $1 in
+    case ${1#t} in
         b*) work=lookup ;;
         d) work=rows ;;
     esac
@@ -182,11 +231,12 @@ sessions() {
 # run_pgbench CASE PEER ARG...: its output goes to WORK/pgbench.{out,err}.
 # Whatever is not as it should be ends the script.
 run_pgbench() {
-    local case=$1 peer=$2 n threads=1 status=0
+    local case=$1 peer=$2 server=$2 n threads=1 status=0
     shift 2
     n=$(sessions "$case")
     [[ $n -eq 1 ]] || threads=2
-    SERVER=$peer fill "$(script "$case" "$peer")" |
+    [[ $case != t* ]] || server=tls_$peer
+    fill "$(script "$case" "$peer")" SERVER="$server" |
         as_server tee "$WORK/script.sql" >/dev/null
     limited $((DURATION + 120)) "$BINDIR/pgbench" -n -M "$MODE" \
         -h "$SOCKETS" -p "${PORT[local]}" -U app -c "$n" -j "$threads" \
@@ -228,10 +278,17 @@ measure_calls() {
         "$WORK"/calls.* || die "pgbench logged no calls"
 }
 
-# The process ids of conpool's workers.
+# The process ids of conpool's workers, but for tunnels.
 workers() {
     psql_on local -AXtq -d bench -c "SELECT pid FROM pg_stat_activity
-        WHERE backend_type LIKE 'conpool%' ORDER BY pid"
+        WHERE backend_type LIKE 'conpool%' AND backend_type NOT LIKE '%tunnel%'
+        ORDER BY pid"
+}
+
+# Those of its tunnels.
+tunnels() {
+    ! wants_conpool || psql_on local -AXtq -d bench -c \
+        "SELECT pid FROM conpool.tunnels WHERE pid IS NOT NULL ORDER BY tunnel"
 }
 
 # cpu_of PID...: the CPU seconds that they used up to now.
@@ -252,7 +309,7 @@ cpu_of() {
 cpu_of_others() {
     local -a parents=("$$")
     local name
-    for name in local remote; do
+    for name in local "${REMOTES[@]}"; do
         parents+=("$(head -n 1 "$WORK/$name/postmaster.pid")")
     done
     {
@@ -260,7 +317,7 @@ cpu_of_others() {
         # Processes come and go while we look.
         cat /proc/[0-9]*/stat 2>/dev/null | sed 's/^\([0-9]*\) .*) /process \1 /' || true
     } | awk -v hz="$HZ" -v cpus="${CPUS[*]}" \
-        -v parents="${parents[*]} $(<"$WORK/pgbouncer.pid")" '
+        -v parents="${parents[*]} $(cat "$WORK"/pgbouncer*.pid | tr '\n' ' ')" '
         BEGIN {
             n = split(cpus, part, " "); for (i = 1; i <= n; i++) ours["cpu" part[i]]
             n = split(parents, part, " "); for (i = 1; i <= n; i++) parent[part[i]]
@@ -281,7 +338,7 @@ wait_quiet() {
     local name count
     for _ in $(seq 100); do
         count=0
-        for name in local remote; do
+        for name in local "${REMOTES[@]}"; do
             count=$((count + $(psql_on "$name" -AXtq -d bench -c "
                 SELECT count(*) FROM pg_stat_activity
                  WHERE usename = 'app'
@@ -293,11 +350,12 @@ wait_quiet() {
     die "sessions of the last measurement do not end ($count left)"
 }
 
-# The most remote backends that PEER was seen with since the last call.
+# take_seen CASE PEER: the most remote backends that PEER was seen with since
+# the last call.
 take_seen() {
     local n
-    n=$(psql_on remote -AXtq -d bench -c "
-        DELETE FROM seen WHERE role = 'bench_$1' RETURNING backends")
+    n=$(psql_on "$(remote_of "$1")" -AXtq -d bench -c "
+        DELETE FROM seen WHERE role = 'bench_$2' RETURNING backends")
     echo "${n:-0}"
 }
 
@@ -317,29 +375,35 @@ track() {
 }
 
 # measure_once CASE PEER: prints value, backends, CPU seconds of conpool's
-# workers, of others, and wall seconds, with commas between.
+# workers, of others, wall seconds, and CPU seconds of tunnels, with commas
+# between.
 measure_once() {
     local case=$1 peer=$2 how=measure_rate
-    local -a pids
-    local cpu others start wall
-    [[ $case != d ]] || how=measure_calls
+    local -a pids tunnels
+    local cpu others start wall tunnel_cpu sampler
+    [[ $case != *d ]] || how=measure_calls
     wait_quiet
     if [[ $peer == conpool_untracked ]]; then track off; else track on; fi
-    take_seen "$peer" >/dev/null
+    take_seen "$case" "$peer" >/dev/null
     mapfile -t pids < <(workers)
+    mapfile -t tunnels < <(tunnels)
     ! wants_conpool || [[ ${#pids[@]} -gt 0 ]] || die "conpool has no broker"
     cpu=$(cpu_of "${pids[@]}")
+    tunnel_cpu=$(cpu_of "${tunnels[@]}")
     others=$(cpu_of_others)
     start=$EPOCHREALTIME
     "$how" "$case" "$peer" >"$WORK/value"
     wall=$(awk "BEGIN { print $EPOCHREALTIME - $start }")
     others=$(awk '{ x = $3 - $1; y = $4 - $2; if (y < x) x = y
                     print (x > 0 ? x : 0) }' <<<"$others $(cpu_of_others)")
-    [[ $(workers) == "$(printf '%s\n' "${pids[@]}")" ]] ||
+    [[ $(workers; tunnels) == "$(printf '%s\n' "${pids[@]}" "${tunnels[@]}")" ]] ||
         die "conpool's workers changed during case $case of $peer"
     cpu=$(awk "BEGIN { print $(cpu_of "${pids[@]}") - $cpu }")
-    kill -0 "$SAMPLER" || { cat "$WORK/sample.log" >&2; die "the sampler ended"; }
-    echo "$(<"$WORK/value"),$(take_seen "$peer"),$cpu,$others,$wall"
+    tunnel_cpu=$(awk "BEGIN { print $(cpu_of "${tunnels[@]}") - $tunnel_cpu }")
+    for sampler in "${SAMPLERS[@]}"; do
+        kill -0 "$sampler" || { cat "$WORK/sample.log" >&2; die "the sampler ended"; }
+    done
+    echo "$(<"$WORK/value"),$(take_seen "$case" "$peer"),$cpu,$others,$wall,$tunnel_cpu"
 }
 
 # measure ROUND CASE PEER: adds a line to the raw figures, of a second or
@@ -349,9 +413,9 @@ measure() {
     while true; do
         # Not in a command substitution: an interrupt must find its child here.
         measure_once "$2" "$3" >"$WORK/measured"
-        grep -Eq '^[0-9.]+,[0-9]+(,[0-9][0-9.e-]*){3}$' "$WORK/measured" ||
+        grep -Eq '^[0-9.]+,[0-9]+(,[0-9][0-9.e-]*){4}$' "$WORK/measured" ||
             die "no sense in \"$(<"$WORK/measured")\""
-        IFS=, read -r _ _ _ others wall <"$WORK/measured"
+        IFS=, read -r _ _ _ others wall _ <"$WORK/measured"
         if [[ $PATIENCE -gt 0 ]] && awk "BEGIN {
             exit !(100 * $others > $DISTURBED * ${#CPUS[@]} * $wall) }"
         then
@@ -367,23 +431,33 @@ measure() {
 # Fills caches, opens pooled connections, checks that everybody works.
 warm_up() {
     local peer case
-    for peer in $PEERS; do
-        for case in $CASES; do
-            if [[ $case == d ]]; then
-                run_pgbench d "$peer" -t 1
+    for case in $CASES; do
+        for peer in $(peers_of "$case"); do
+            if [[ $case == *d ]]; then
+                run_pgbench "$case" "$peer" -t 1
             else
                 run_pgbench "$case" "$peer" -t 20
             fi
         done
     done
+    if wants_conpool && [[ " ${REMOTES[*]} " == *" remote_tls "* ]]; then
+        check_tunnels
+    fi
+}
+
+# What is measured over TLS must be connections that are shared.
+check_tunnels() {
+    [[ $(psql_on local -AXtq -d bench -c "SELECT size > 0 AND size = tunnelled
+        FROM conpool.pools WHERE server = 'tls_conpool'") == t ]] ||
+        die "conpool has no tunnels to the remote with TLS"
 }
 
 # One round: case by case everybody once, every other round the other way.
 run_round() {
-    local round=$1 case peer
-    local order=$PEERS
-    [[ $((round % 2)) -eq 1 ]] || order=$(tr ' ' '\n' <<<"$PEERS" | tac)
+    local round=$1 case peer order
     for case in $CASES; do
+        order=$(peers_of "$case")
+        [[ $((round % 2)) -eq 1 ]] || order=$(tr ' ' '\n' <<<"$order" | tac)
         for peer in $order; do
             measure "$round" "$case" "$peer"
         done
@@ -403,19 +477,21 @@ describe() {
         a*) echo "($1) select 1" ;;
         b*) echo "($1) primary key lookup" ;;
         d) echo "($1) $ROWS rows" ;;
+        ta*) echo "($1) select 1 over TLS" ;;
+        td) echo "($1) $ROWS rows over TLS" ;;
     esac
 }
 
 print_table() {
-    local case peer unit median min max speed backends cpu others rounds last=''
-    local format='  %-16s %11s %11s %11s %12s %9s %8s %8s\n'
+    local case peer unit median min max speed backends cpu others rounds tunnel last=''
+    local format='  %-16s %11s %11s %11s %12s %9s %8s %8s %8s\n'
     # shellcheck disable=SC2059
     {
-        printf "$format" '' median min max speed/dblink remote broker others
-        printf "$format" '' '' '' '' 'kept open' backends CPU% CPU%
+        printf "$format" '' median min max speed/dblink remote broker others tunnels
+        printf "$format" '' '' '' '' 'kept open' backends CPU% CPU% CPU%
     }
     # shellcheck disable=SC2034
-    while IFS=, read -r case peer unit median min max speed backends cpu others rounds; do
+    while IFS=, read -r case peer unit median min max speed backends cpu others rounds tunnel; do
         if [[ $case != "$last" ]]; then
             printf '\n%s, %s session(s), %s\n' "$(describe "$case")" \
                 "$(sessions "$case")" "$unit"
@@ -423,7 +499,7 @@ print_table() {
         fi
         # shellcheck disable=SC2059
         printf "$format" "$peer" "$median" "$min" "$max" "${speed:--}" \
-            "$backends" "$cpu" "$others"
+            "$backends" "$cpu" "$others" "$tunnel"
     done < <(tail -n +2 "$BENCH_OUT")
 }
 
@@ -477,7 +553,13 @@ print_aims() {
         "$(stats time d conpool dblink_open)"
     aim "broker's CPU time in percent of wall, over all cases" '<=' 1 \
         "$(stats broker '' conpool)"
-    for c in a8 b8 a64 b64; do
+    aim "(ta) time over TLS, in units of dblink kept open" '<=' 1.45 \
+        "$(stats time ta conpool dblink_open)"
+    aim "(ta) rate over TLS, in units of dblink connecting per call" '>=' 60 \
+        "$(stats speed ta conpool dblink_call)"
+    aim "(td) time over TLS, in units of dblink kept open" '<=' 1.25 \
+        "$(stats time td conpool dblink_open)"
+    for c in a8 b8 a64 b64 ta8 ta64; do
         aim "($c) remote backends of conpool" '<=' 8 \
             "$(stats backends $c conpool)"
     done
@@ -485,7 +567,7 @@ print_aims() {
 }
 
 main() {
-    local round started=$SECONDS
+    local round remote started=$SECONDS
     check_request
     find_postgres || die "no PostgreSQL found; see test/bootstrap.sh"
     start_work bench
@@ -502,11 +584,13 @@ main() {
     fi
     pin
     echo "starting servers"
-    start_remote
-    start_pgbouncer
+    for remote in "${REMOTES[@]}"; do
+        start_remote "$remote"
+        start_pgbouncer "$remote"
+    done
     start_local
     warm_up
-    start_sampler
+    start_samplers
     for round in $(seq "$ROUNDS"); do
         echo "round $round of $ROUNDS, after $((SECONDS - started)) s"
         run_round "$round"
@@ -529,7 +613,8 @@ main() {
     [[ -z ${STRICT:-} || $MISSED -eq 0 ]] || die "$MISSED aims missed"
 }
 
-SAMPLER=''
+SAMPLERS=()
+REMOTES=()
 TRACKING=on
 CPUS=()
 HZ=$(getconf CLK_TCK)

@@ -1,8 +1,8 @@
 # Medians and ratios of what run.sh measured.
 #
 # Input: round,case,peer,value,backends,then seconds: CPU of conpool's workers,
-# CPU of others, wall.
-# The value is a rate per second, in case "d" milliseconds per call.
+# CPU of others, wall, CPU of conpool's tunnels.
+# The value is a rate per second, in cases "d" and "td" milliseconds per call.
 #
 #   -v want=summary    one CSV line per case and peer; -v cpus=N as below
 #   -v want=speed -v case=C -v peer=P -v base=B    speed of P in units of B's
@@ -22,9 +22,13 @@ BEGIN { FS = OFS = "," }
     value[key, $1] = $4
     if ($1 > last) last = $1
     if ($5 > backends[key]) backends[key] = $5
-    cpu[key] += $6; others[key] += $7; wall[key] += $8
+    cpu[key] += $6; others[key] += $7; wall[key] += $8; tunnel[key] += $9
     peer_cpu[$3] += $6; peer_wall[$3] += $8
     if (cpus && 100 * $7 / $8 / cpus > above) disturbed++
+}
+
+function is_time(c) {
+    return c ~ /d$/
 }
 
 # Fills sorted[1..n] with the numbers that the rounds gave, returns n.
@@ -36,7 +40,7 @@ function collect(c, p, b, as_time,    r, i, n, x) {
         if (b != "") {
             if (!((c, b, r) in value)) continue
             x = x / value[c, b, r]
-            if ((c == "d") != as_time) x = 1 / x
+            if (is_time(c) != as_time) x = 1 / x
         }
         for (i = n++; i > 0 && sorted[i] > x; i--) sorted[i + 1] = sorted[i]
         sorted[i + 1] = x
@@ -56,16 +60,17 @@ function ratio(c, p, b, as_time,    n) {
 function summary(    k, part, c, p, n) {
     print "case", "peer", "unit", "median", "min", "max", \
         "speed_vs_dblink_open", "remote_backends", "broker_cpu_percent", \
-        "others_cpu_percent", "rounds"
+        "others_cpu_percent", "rounds", "tunnels_cpu_percent"
     for (k = 1; k <= keys; k++) {
         split(order[k], part, SUBSEP); c = part[1]; p = part[2]
         n = collect(c, p, "", 0)
-        print c, p, c == "d" ? "ms" : "per second", \
+        print c, p, is_time(c) ? "ms" : "per second", \
             sprintf("%.1f", median(n)), sprintf("%.1f", sorted[1]), \
             sprintf("%.1f", sorted[n]), ratio(c, p, "dblink_open", 0), \
             backends[order[k]], \
             sprintf("%.2f", 100 * cpu[order[k]] / wall[order[k]]), \
-            sprintf("%.1f", 100 * others[order[k]] / wall[order[k]] / cpus), n
+            sprintf("%.1f", 100 * others[order[k]] / wall[order[k]] / cpus), n, \
+            sprintf("%.1f", 100 * tunnel[order[k]] / wall[order[k]])
     }
 }
 

@@ -3,9 +3,13 @@
 # backends that are terminated. No answer goes to the wrong session, no
 # statement runs twice, nothing is left behind, every counter adds up, and the
 # remote never sees a fifth session.
+#
+# With CONPOOL_TLS in the environment all of this goes through a tunnel, which
+# does not grow; CONPOOL_STRESS is another number of seconds.
 use strict;
 use warnings;
 
+use Certificates;
 use ConpoolTest;
 use POSIX ();
 use PostgreSQL::Test::Utils;
@@ -15,11 +19,12 @@ use WireClient;
 
 my $sessions = 64;
 my $size = 4;
-my $seconds = 30;
+my $seconds = $ENV{CONPOOL_STRESS} || 30;
 my $role = 'regress_stress';    # the local role of all sessions
 
-my $remote =
-  new_remote('remote', conf => "log_connections = on\nmax_connections = 40");
+my $tls = $ENV{CONPOOL_TLS} ? Certificates->new : undef;
+my $remote = new_remote('remote',
+	conf => "log_connections = on\nmax_connections = 40\n", tls => $tls);
 my $local = new_local('local', conf => 'max_connections = 250');
 setup_local($local, $remote);
 
@@ -355,10 +360,12 @@ sub broker_sockets
 	return wantarray ? values %seen : scalar keys %seen;
 }
 
-sub broker_memory    # kB of its own
+# Beside it: all there is of tunnels, if there are any.
+my $tunnel = $tls && $local->safe_psql('postgres', 'SELECT pid FROM conpool.tunnels');
+
+sub tunnel_files
 {
-	my ($kb) = slurp_file("/proc/$broker/status") =~ /^RssAnon:\s+(\d+)/m;
-	return $kb;
+	return scalar(() = glob "/proc/$tunnel/fd/*");
 }
 
 # --- the run ----------------------------------------------------------------
@@ -372,6 +379,7 @@ $local->safe_psql('postgres', q{SELECT conpool.reset_stats('stress')});
 my $log_start = -s $remote->logfile;
 my $has_proc = -d "/proc/$broker/fd";
 my $sockets = $has_proc && scalar(broker_sockets()) - 1;
+my $files = $has_proc && $tls && tunnel_files();
 
 $end = time + $seconds;
 my @watchers = (
@@ -381,7 +389,8 @@ my @watchers = (
 	start(sub {
 		watch($local, 'postgres', qq{(SELECT count(*) FROM conpool.pools
 			WHERE server = 'stress' AND (size > $size OR size <>
-				idle + leased + connecting + resetting + validating + closing))}, 0.01) }));
+				idle + leased + connecting + resetting + validating + closing OR
+				unshared > 0))}, 0.01) }));
 my @others = (
 	start(sub { disturb($remote, 'regress_remote', 'pg_terminate_backend', 0.3) }),
 	start(sub { disturb($local, $role, 'pg_cancel_backend', 0.1) }),
@@ -389,7 +398,7 @@ my @others = (
 my @sessions = map { my $n = $_; start(sub { session($n) }) } 1 .. $sessions;
 
 sleep 5;
-my $memory = $has_proc && broker_memory();
+my %memory = $has_proc ? map { $_ => process_memory($_) } $broker, $tunnel // () : ();
 my $did = add_up(@sessions);
 my $done = add_up(@others);
 
@@ -433,7 +442,7 @@ cmp_ok($samples, '>', 20 * $seconds, 'it was looked at often enough');
 ok(slurp_file($remote->logfile) !~ /too many connections for role/,
 	'it never had to refuse one');
 my ($wrong, $looks) = split /\|/, $local->safe_psql('postgres', 'SELECT wrong, samples FROM seen');
-is($wrong, 0, "the pool's size was right at each look");
+is($wrong, 0, "the pool's size was right at each look, and all of it shared");
 cmp_ok($looks, '>', 5 * $seconds, 'and there were enough of them');
 
 # --- the counters -----------------------------------------------------------
@@ -493,7 +502,26 @@ SKIP:
 	skip 'there is no /proc', 3 unless $has_proc;
 	is(scalar(broker_sockets()), $sockets + $open, 'the broker has the pooled sockets, and no others');
 	is(join(', ', grep { $_ > 2 } broker_sockets()), '', 'by no more than two descriptors each');
-	cmp_ok(broker_memory() - $memory, '<', 4096, 'and did not grow');
+	cmp_ok(process_memory($broker)->{own} - $memory{$broker}{own}, '<', 4096, 'and did not grow');
+}
+SKIP:
+{
+	skip 'not over TLS', 6 unless $tls;
+	is($local->safe_psql('postgres', q{SELECT tunnelled FROM conpool.pools WHERE server = 'stress'}),
+		$open, 'all connections go through a tunnel');
+	wait_for($local, "SELECT pid = $tunnel AND connections = $open FROM conpool.tunnels",
+		'which is the one that was there, and has no others');
+	my $in_clear = () = slurp_file($remote->logfile, $log_start) =~
+	  /connection authorized: user=regress_remote database(?!.* SSL enabled)/g;
+	is($in_clear, 0, 'nobody has logged in without TLS');
+	cmp_ok($local->safe_psql('postgres', 'SELECT sum(opened) FROM conpool.tunnels'),
+		'>=', $stat{connects}, 'all of them by way of the tunnel');
+	skip 'there is no /proc', 2 unless $has_proc;
+	my ($was, $is) = ($memory{$tunnel}, process_memory($tunnel));
+	diag("figure: tunnel, memory before = $was->{all} kB (of its own $was->{own} kB, share $was->{share} kB)");
+	diag("figure: tunnel, memory after $logins connections = $is->{all} kB (of its own $is->{own} kB, share $is->{share} kB)");
+	cmp_ok($is->{own} - $was->{own}, '<', 4096, 'it has not grown');
+	cmp_ok(tunnel_files() - $files, '<=', 2 * $open, 'nor left files open');
 }
 is($local->safe_psql('postgres', "SET ROLE $role; $query"), 'SET', 'the pool still serves');
 

@@ -18,7 +18,9 @@ use WireClient;
 local $ENV{LD_PRELOAD} = silent_names();
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $remote = new_remote('remote');
-my $local = new_local('local', conf => 'conpool.max_pools = 200');
+my $tunnels = 0;
+my $local = new_local('local',
+	conf => "conpool.max_pools = 200\nconpool.tunnel_workers = $tunnels");
 setup_local($local, $remote);
 
 # a file of which reading never ends
@@ -74,14 +76,20 @@ my $many = join ',', map { "h$_.hangs" } 1 .. 60;
 
 # name => [ server options, what the pool says then, more ]
 #   copies => n     so many servers
-#   password => 1   the mapping has one
+#   tunnels => 0    the dialer has to connect by itself
+my %keys = (
+	root_certificate => { sslrootcert => $fifo },
+	verified => { sslmode => 'verify-full', sslrootcert => $fifo },
+	allowed => { sslmode => 'require', sslcrl => $fifo },
+	certificate => { sslcert => $fifo, sslkey => $fifo });
+my %gss = (%at_fake, host => 'db.hangs', hostaddr => '127.0.0.1', dbname => 'gss');
 my @attacks = (
+	(map { ("${_}_here" => [ { %at_encrypting, %{ $keys{$_} } }, 'encrypted', tunnels => 0 ]) }
+		  sort keys %keys),
+	gss_here => [ {%gss}, 'GSS', tunnels => 0 ],
+	gss => [ {%gss}, 'GSS' ],
+	(map { ($_ => [ { %at_encrypting, %{ $keys{$_} } }, 'not a regular file' ]) } sort keys %keys),
 	long_error => [ {%at_fake}, '^connection.*FATAL:  x' ],
-	gss => [ { %at_fake, host => 'db.hangs', hostaddr => '127.0.0.1' }, 'GSS' ],
-	root_certificate => [ { %at_encrypting, sslrootcert => $fifo }, 'encrypted' ],
-	verified => [ { %at_encrypting, sslmode => 'verify-full', sslrootcert => $fifo }, 'encrypted' ],
-	allowed => [ { %at_encrypting, sslmode => 'require', sslcrl => $fifo }, 'encrypted' ],
-	certificate => [ { %at_encrypting, sslcert => $fifo, sslkey => $fifo }, 'encrypted' ],
 	password_file => [ { %at_fake, passfile => $fifo }, 'password file' ],
 	endless_password_file => [ { %at_fake, passfile => '/proc/self/pagemap' }, 'password file' ],
 	service => [ { service => 'nowhere' }, 'service' ],
@@ -91,7 +99,7 @@ my @attacks = (
 		copies => 40 ]);
 
 # one that is preloaded hangs for any name that ends like that, be it valid or not
-@attacks = map { $attacks[$_] } grep { $attacks[ $_ & ~1 ] ne 'gss' } 0 .. $#attacks
+@attacks = map { $attacks[$_] } grep { $attacks[ $_ & ~1 ] !~ /^gss/ } 0 .. $#attacks
   if $ENV{LD_PRELOAD};
 
 my $client;
@@ -122,6 +130,12 @@ sub create_attackers
 while (my ($name, $attack) = splice @attacks, 0, 2)
 {
 	my ($options, $reason, %of) = @$attack;
+	if ($tunnels != ($of{tunnels} // 1))
+	{
+		$tunnels = $of{tunnels} // 1;
+		$local->append_conf('postgresql.conf', "conpool.tunnel_workers = $tunnels");
+		$local->restart;
+	}
 	$client = WireClient->new($local);
 	my @servers = create_attackers($name, $options, $of{copies} // 1);
 
@@ -166,6 +180,19 @@ $start = time;
 is($client->query(q{SELECT conpool.exec('long_list_1', 'SELECT 1')})->{error}, '57014',
 	'a long list of hosts can be interrupted');
 cmp_ok(time - $start, '<', 5, 'at once');
+
+# looked up before a tunnel is asked
+create_attackers('no_answer', { host => 'db.hangs', port => $mute->sockport,
+	min_size => 0, connect_timeout => '20s' }, 1);
+$start = time;
+is($client->query(q{SELECT conpool.exec('no_answer_1', 'SELECT 1')})->{error}, '57014',
+	'a name that is looked up for ever can be interrupted');
+cmp_ok(time - $start, '<', 5, 'at once');
+$client->query(q{SET statement_timeout = 0});
+create_server($local, $remote, 'half', host => 'db.hangs,127.0.0.1',
+	options => q{connect_timeout '4'});
+is($client->query(q{SELECT conpool.exec('half', 'SELECT 1')})->{error}, undef,
+	'and holds up no other host of the list for longer than its share');
 $client->hang_up;
 
 is(join("\n", slurp_file($local->logfile) =~ /^.*(?:TRAP:|PANIC:|was terminated by signal).*$/mg),

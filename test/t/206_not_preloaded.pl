@@ -49,7 +49,7 @@ my %call = (
 	stat_statements_evictions => [q{SELECT conpool.stat_statements_evictions()}]);
 $call{"get_$_"} = ["SELECT * FROM conpool.$_"]
   foreach qw(pools connections leases waiters leaks stat_pools stat_latency
-  stat_history stat_statements stat_errors events);
+  stat_history stat_statements stat_errors events tunnels);
 $call{$_} = ["SELECT conpool.$_('remote')"]
   foreach qw(pause resume reconnect warm close_idle);
 

@@ -1,37 +1,33 @@
-# An encrypted connection cannot be shared: it serves one lease, counts in its
-# pool meanwhile, and is closed. It is never replaced by one in the clear.
+# Where there is no tunnel an encrypted connection cannot be shared: it serves one
+# lease, counts in its pool meanwhile, and is closed. It is never replaced by one in
+# the clear, and whoever asks learns why.
 use strict;
 use warnings;
 
+use Certificates;
 use ConpoolTest;
-use PostgreSQL::Test::Utils;
 use Test::More;
 use WireClient;
 
+plan skip_all => 'needs openssl' if system('openssl version >/dev/null 2>&1') != 0;
+
+my $certificates = Certificates->new;
+my $root = $certificates->path('root.crt');
 my $remote = new_remote('remote');
 my $plain = new_remote('plain');
-my $dir = $remote->data_dir;
-my $made = eval {
-	run_log(
-		[
-			'openssl', 'req', '-new', '-x509', '-days', '2', '-nodes',
-			'-newkey', 'rsa:2048', '-subj', '/CN=remote',
-			'-keyout', "$dir/server.key", '-out', "$dir/server.crt"
-		]);
-};
-plan skip_all => 'needs openssl' unless $made;
-chmod 0600, "$dir/server.key";
-$remote->append_conf('postgresql.conf', 'ssl = on');
-$remote->restart;
+offer_tls($remote, $certificates,
+	certificate => 'wrong_host',
+	hba => 'host all all 127.0.0.1/32 scram-sha-256');
 
-my $local = new_local('local');
+my $local = new_local('local', conf => 'conpool.tunnel_workers = 0');
 setup_local($local, $remote);
 create_server($local, $remote, 'prefers', options => q{max_size '2'});
 create_server($local, $remote, 'requires', options => q{sslmode 'require'});
 create_server($local, $remote, 'disables', options => q{sslmode 'disable'});
 create_server($local, $remote, 'verifies',
-	options => qq{sslmode 'verify-full', sslrootcert '$dir/server.crt'});
+	options => qq{sslmode 'verify-full', sslrootcert '$root'});
 create_server($local, $plain, 'insists', options => q{sslmode 'require'});
+create_server($local, $remote, 'ahead', options => q{sslmode 'require', min_size '2'});
 
 my ($a, $b) = map { WireClient->new($local) } 1 .. 2;
 
@@ -61,9 +57,10 @@ my @leases =
 wait_for_pool($local, 'prefers', 'size = 2 AND leased = 2 AND unshared = 2',
 	'they count in their pool');
 is( $local->safe_psql('postgres',
-		q{SELECT count(*) FROM conpool.connections WHERE encrypted AND state = 'leased'}),
+		q{SELECT count(*) FROM conpool.connections WHERE encrypted AND tls_version ~ '^TLSv1'
+			AND tls_cipher <> '' AND tunnel IS NULL AND state = 'leased'}),
 	'2',
-	'and are shown as encrypted');
+	'and are shown as encrypted, and by what');
 is($b->query(q{SELECT conpool.checkout('prefers', 'session', '100ms')})->{error},
 	'53300', 'up to max_size');
 $b->send(ssl_query('prefers'));
@@ -106,10 +103,22 @@ is($result->{error}, '08001', 'a remote without encryption is refused');
 like($result->{detail}, qr/does not support SSL/, 'for that reason');
 $result = $b->query(ssl_query('verifies'));
 is($result->{error}, '08001', 'so is one with another name in its certificate');
-like($result->{detail}, qr/"remote" does not match host name/, 'for that reason');
+like($result->{detail}, qr/"other.example".* does not match host name "127.0.0.1"/, 'for that reason');
 
 my @shared = map { $b->query(ssl_query('disables'))->{rows}[0] } 1 .. 2;
 is($shared[0][1], 'f', 'in the clear where one says so');
 is($shared[0][0], $shared[1][0], 'such a connection is shared');
+
+# --- the reason
+
+is($local->safe_psql('postgres', 'SELECT count(*) FROM conpool.tunnels'), '0', 'there is no tunnel');
+like(
+	$local->safe_psql('postgres',
+		q{SELECT detail FROM conpool.diagnose('requires') WHERE step = 'encryption'}),
+	qr/^encrypted by TLSv1.*connections are not shared: conpool.tunnel_workers is 0$/,
+	'a diagnosis says why');
+wait_for_pool($local, 'ahead',
+	q{size - connecting = 0 AND breaker = 'closed' AND upkeep_error ~ 'encrypted.*conpool.tunnel_workers is 0'},
+	'and so does min_size, which has none');
 
 done_testing();

@@ -152,15 +152,21 @@ SKIP:
 				'-keyout', "$dir/server.key", '-out', "$dir/server.crt"
 			]);
 	};
-	skip 'needs openssl', 3 unless $made;
+	skip 'needs openssl', 2 unless $made;
 	chmod 0600, "$dir/server.key";
 	$other->append_conf('postgresql.conf', 'ssl = on');
 	$other->reload;
-	create_server($local, $other, 'encrypted', %two);
-	fails('encrypted', '', 'connections are encrypted');
+	# where nothing can be done with them
+	my $without = new_local('without', conf => 'conpool.tunnel_workers = 0');
+	setup_local($without, $remote);
+	create_server($without, $other, 'encrypted', %two);
+	wait_for_pool($without, 'encrypted',
+		q{size = 0 AND upkeep_error ~ 'connections are encrypted.*conpool.tunnel_workers is 0'},
+		'encrypted: says why');
 	$other->append_conf('postgresql.conf', 'ssl = off');
 	$other->reload;
-	recovers('encrypted');
+	wait_for_pool($without, 'encrypted', 'idle = 2 AND upkeep_error IS NULL', 'encrypted: no more');
+	$without->stop;
 }
 
 # --- the database ---------------------------------------------------------------------
@@ -190,8 +196,8 @@ sub take_worker
 	return $taker;
 }
 
-# The first slots are those of the broker and of PostgreSQL's own launcher.
-$local->append_conf('postgresql.conf', 'max_worker_processes = 4');
+# The first slots are those of broker and tunnel, and of PostgreSQL's own launcher.
+$local->append_conf('postgresql.conf', 'max_worker_processes = 5');
 $local->restart;
 $client = WireClient->new($local);
 create_server($local, $remote, 'no_worker', options => q{min_size '2', max_size '2'});
@@ -210,7 +216,7 @@ is(run(q{SELECT * FROM conpool.query('no_worker', 'SELECT 1') AS t(a int)}),
 $_->cancel for @takers;
 recovers('no_worker');
 
-$local->append_conf('postgresql.conf', 'max_worker_processes = 2');
+$local->append_conf('postgresql.conf', 'max_worker_processes = 3');
 $local->restart;
 $client = WireClient->new($local);
 run(q{SELECT * FROM conpool.query('no_worker', 'SELECT 1') AS t(a int)});

@@ -6,10 +6,12 @@
 # grown.
 #
 # CONPOOL_SOAK in the environment is the time for which things fail, in seconds
-# (60), CONPOOL_SEED a number that chooses what fails when.
+# (60), CONPOOL_SEED a number that chooses what fails when. With CONPOOL_TLS all
+# connections go through tunnels, and these end, too.
 use strict;
 use warnings;
 
+use Certificates;
 use ConpoolTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -29,7 +31,9 @@ srand $seed;
 
 # --- servers, pools and roles -----------------------------------------------------
 
-my $remote = new_remote('remote', conf => "max_connections = 80\nlog_connections = on\n");
+my $tls = $ENV{CONPOOL_TLS} ? Certificates->new : undef;
+my $remote = new_remote('remote',
+	conf => "max_connections = 80\nlog_connections = on\n", tls => $tls);
 my $local = new_local('local', conf => qq{
 conpool.max_connections = $slots
 log_line_prefix = '%m [%p] %b %q%a '
@@ -73,10 +77,12 @@ foreach my $name (@servers)
 	my $s = $server{$name};
 	my $sizes = join ', ', map { "$_ '$s->{sizes}{$_}'" } sort keys %{ $s->{sizes} };
 	my $port = $remote->port;
+	my %tls_options = tls_options($remote);
+	my $fixed = join ', ', $s->{fixed}, map { "$_ '$tls_options{$_}'" } sort keys %tls_options;
 	$local->safe_psql('postgres', qq{
 		CREATE SERVER $name FOREIGN DATA WRAPPER conpool OPTIONS (host '127.0.0.1', port '$port',
 			dbname 'conpool_remote', checkout_timeout '3s', connect_timeout '3s',
-			idle_timeout '4s', validate_interval '1s', $sizes, $s->{fixed});
+			idle_timeout '4s', validate_interval '1s', $sizes, $fixed);
 		} . join ';', map { qq{
 		CREATE USER MAPPING FOR $_ SERVER $name
 			OPTIONS (user '$s->{remote_role}', password '$s->{password}');
@@ -103,6 +109,7 @@ my $number;    # of this session
 my $client;    # its connection with the local server
 my %count;     # what it knows of what it did
 my $serial;    # makes every parameter unique
+my $failure;   # what the last statement said that failed
 
 sub connect_local
 {
@@ -131,6 +138,7 @@ sub account
 	$count{statements}++;
 	$error = 'lost' if $error eq '57P01';
 	$count{"error $error"}++ if $error ne '';
+	$failure = join ' ', $error, $result->{message} // '', $result->{detail} // '' if $error ne '';
 	$count{"unexpected: $error $result->{message}"}++
 	  unless $error eq '' || $error eq 'lost' || $expected{$error};
 	if ($takes)
@@ -302,7 +310,7 @@ sub rest
 			my $good = 1;
 			$good &&= lookup("'$_'", '', $_ eq 'statement' ? 1 : 0.5) for @servers;
 			run('DISCARD ALL');
-			touch("probed.$number", $good ? 'good' : 'bad');
+			touch("probed.$number", $good ? 'good' : "session $number: $failure");
 		}
 		sleep 0.02;
 	}
@@ -339,6 +347,7 @@ my @later;           # [time, code]: what is to be done then
 my %frozen;          # processes of the remote that are stopped
 my %did;             # faults, how often
 my $brokers = 0;     # that were ended
+my $tunnels = 0;     # likewise
 my $passwords = 0;
 
 # Asks as superuser; undef where that fails.
@@ -432,6 +441,12 @@ my %faults = (
 		}
 	],
 	'dialer ended' => [ 3, sub { kill 'TERM', server_processes($local, 'conpool dialer') } ],
+	'tunnel ended' => [
+		3, sub {
+			my $pids = ask_local('SELECT pid FROM conpool.tunnels WHERE pid IS NOT NULL') // [];
+			$tunnels += kill 'TERM', @$pids;
+		}
+	],
 	'sizes altered' => [
 		6, sub {
 			my $max = 2 + int rand 6;
@@ -482,6 +497,8 @@ my %faults = (
 				WHERE usename ~ '^soak_' AND pid NOT IN ($stay) ORDER BY random() LIMIT 1");
 		}
 	]);
+
+delete $faults{'tunnel ended'} unless $tls;
 
 sub set_local_passwords
 {
@@ -581,35 +598,34 @@ sub hold_load
 	wait_for_pools($is_well, "$when: ... and again, with new connections");
 	touch('probe');
 	wait_until(sub { scalar(() = glob "$dir/probed.*") == $sessions }, "$when: the load has asked", 60);
-	is(scalar(grep { slurp_file("$dir/probed.$_") ne 'good' } 1 .. $sessions),
-		0, "$when: every session is served by every server");
+	is(join("\n", grep { $_ ne 'good' } map { slurp_file("$dir/probed.$_") } 1 .. $sessions),
+		'', "$when: every session is served by every server");
 	wait_for_pools($is_well, "$when: all pools are at rest");
 	return;
 }
 
-# Of a process: memory of its own and all of it, in kB, and open files.
+# Of a process: memory, in kB, and open files.
 sub measure
 {
 	my ($pid) = @_;
-	my $status = slurp_file("/proc/$pid/status");
-	my %figure = (pid => $pid);
-	($figure{own}) = $status =~ /^RssAnon:\s+(\d+)/m;
-	($figure{memory}) = $status =~ /^VmRSS:\s+(\d+)/m;
-	$figure{files} = () = glob "/proc/$pid/fd/*";
-	return \%figure;
+	my $files = () = glob "/proc/$pid/fd/*";
+	return { pid => $pid, files => $files, %{ process_memory($pid) } };
 }
 
-# Of the broker, the dialer and the steady sessions. What a pool may have open is not
-# the broker's doing.
+# Of the broker, the dialer, the tunnel and the steady sessions. What a pool may have
+# open is not the doing of the broker, nor of the tunnel, which has two ends of each.
 sub measure_all
 {
 	my %process = (
 		broker => broker_pid($local),
 		dialer => (server_processes($local, 'conpool dialer'))[0],
 		map { ("session $_" => slurp_file("$dir/pid.$_")) } 1 .. $steady);
+	$process{tunnel} = $local->safe_psql('postgres', 'SELECT pid FROM conpool.tunnels') if $tls;
 	my %figures = map { $_ => measure($process{$_}) } keys %process;
-	$figures{broker}{files} -=
-	  $local->safe_psql('postgres', 'SELECT sum(size) FROM conpool.pools');
+	my ($size, $tunnelled) = split /\|/,
+	  $local->safe_psql('postgres', 'SELECT sum(size), sum(tunnelled) FROM conpool.pools');
+	$figures{broker}{files} -= $size;
+	$figures{tunnel}{files} -= 2 * $tunnelled if $tls;
 	return \%figures;
 }
 
@@ -622,21 +638,21 @@ foreach my $n (1 .. $sessions)
 }
 wait_until(sub { scalar(() = glob "$dir/pid.*") == $sessions }, 'there are sessions');
 
-# The broker is new when it was ended: the measuring begins after the first third.
+# Broker and tunnel are new when they were ended: the measuring begins after the first third.
 my $begun = time;
 fail_until($begun + $seconds / 3);
 stop_failing();
 hold_load('after a third');
 my $before = measure_all();
 unlink "$dir/probe", "$dir/hold";
-my $ended = $brokers;
-fail_until($begun + $seconds, 'broker ended', 'dialer ended');
+my $ended = "$brokers $tunnels";
+fail_until($begun + $seconds, 'broker ended', 'dialer ended', 'tunnel ended');
 stop_failing();
 hold_load('in the end');
 my $after = measure_all();
 my $all = stop_workers(@workers);
 
-is($brokers, $ended, 'no broker was ended after the first third');
+is("$brokers $tunnels", $ended, 'no broker or tunnel was ended after the first third');
 diag("figure: faults, $_ = $did{$_}") for sort keys %did;
 diag("figure: load, $_ = $all->{$_}") for grep { /^(statements|right|inserted|error)/ } sort keys %$all;
 is(join("\n", grep { /^(unexpected|mixed up|died)/ } sort keys %$all),
@@ -686,14 +702,25 @@ between($stat{checkouts} + $stat{checkout_timeouts} + $stat{checkout_failures} +
 	$known{taken} + $known{timeouts} + $known{failures}, $known{maybe}, 'all of these');
 between($remote->safe_psql('conpool_remote', 'SELECT count(*) FROM inserted'),
 	$known{inserted}, $known{inserted_maybe}, 'rows');
-my $logins = 0;
+my ($logins, $in_clear) = (0, 0);
 open my $remote_log, '<', $remote->logfile or die $remote->logfile . ": $!";
 while (my $line = <$remote_log>)
 {
-	$logins++ if $line =~ /connection authorized: user=regress_remote(_two|_three)? database/;
+	next unless $line =~ /connection authorized: user=regress_remote(_two|_three)? database/;
+	$logins++;
+	$in_clear++ if $line !~ / SSL enabled /;
 }
 close $remote_log;
-between($logins, $stat{connects}, $stat{connect_failures} + $stat{checkout_cancels}, 'logins');
+# What a tunnel was opening when it ended was opened again.
+between($logins, $stat{connects},
+	$stat{connect_failures} + $stat{checkout_cancels} + $slots * $tunnels, 'logins');
+if ($tls)
+{
+	is($in_clear, 0, 'nobody has logged in without TLS');
+	is($local->safe_psql('postgres',
+			"SELECT sum(size - tunnelled) FROM conpool.pools WHERE server IN ($in)"),
+		0, 'all connections go through a tunnel');
+}
 
 # All slots are to be had, which costs the pools what they have.
 create_server($local, $remote, 'everything', user => 'regress_remote_admin',
@@ -710,15 +737,17 @@ wait_for_pools($is_at_rest, '... and the pools have theirs again');
 # --- the processes ----------------------------------------------------------------------
 
 # Memory of its own, in kB, that a process may gain: what is gained in every round of
-# faults would be more, sooner or later.
-my %bound = (broker => 1536, dialer => 1024);
+# faults would be more, sooner or later. The tunnel was new in the end of the first
+# third: its free memory grows with the most that it had in hand at once (to 9 MB in
+# 7 minutes, when that was 30 connections).
+my %bound = (broker => 1536, dialer => 1024, tunnel => 6144);
 foreach my $name (sort keys %$before)
 {
 	my ($was, $is) = ($before->{$name}, $after->{$name});
 	foreach my $figure (['before', $was], ['after', $is])
 	{
 		my ($when, $of) = @$figure;
-		diag("figure: $name, memory $when = $of->{memory} kB (of its own $of->{own} kB)");
+		diag("figure: $name, memory $when = $of->{all} kB (of its own $of->{own} kB, share $of->{share} kB)");
 		diag("figure: $name, open files $when = $of->{files}");
 	}
 	is($is->{pid}, $was->{pid}, "the $name lived");
@@ -727,21 +756,23 @@ foreach my $name (sort keys %$before)
 }
 
 # The log is too long to be taken as one.
-my %said = map { $_ => [] } qw(crash end failure complaint);
+my %said = map { $_ => [] } qw(crash end tunnel_end failure complaint);
 open my $log, '<', $local->logfile or die $local->logfile . ": $!";
 while (my $line = <$log>)
 {
 	my ($what) =
 	    $line =~ /TRAP:|PANIC:|was terminated by signal/ ? 'crash'
 	  : $line =~ /"conpool broker" \(PID \d+\) exited with exit code 1$/ ? 'end'
+	  : $line =~ /"conpool tunnel(?: \d+)?" \(PID \d+\) exited with exit code 1$/ ? 'tunnel_end'
 	  : $line =~ /exited with exit code/ ? 'failure'
-	  : $line =~ /\] conpool (?:broker|dialer|reader) (?:ERROR|FATAL|WARNING):/ ? 'complaint'
+	  : $line =~ /\] conpool (?:broker|dialer|reader|tunnel.*?) (?:ERROR|FATAL|WARNING):/ ? 'complaint'
 	  : next;
 	push @{ $said{$what} }, $line;
 }
 close $log;
 is(join('', @{ $said{crash} }), '', 'no process crashed');
 is(scalar(@{ $said{end} }), $brokers, 'the broker ended when it was told to, and never else');
+is(scalar(@{ $said{tunnel_end} }), $tunnels, 'so did the tunnel');
 is(join('', @{ $said{failure} }), '', 'no other process failed');
 is(join('', @{ $said{complaint} }), '', 'none of the workers complained of an error');
 

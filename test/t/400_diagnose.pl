@@ -135,6 +135,10 @@ sub create_fake
 	return $local->safe_psql('postgres', "ALTER SERVER $name OPTIONS (SET dbname '$name')");
 }
 
+# to be stopped, so that it starts no process again
+my ($postmaster) = slurp_file($local->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+END { kill 'CONT', $postmaster if $postmaster; }
+
 # --- asking ----------------------------------------------------------------------
 
 my $client = WireClient->new($local);
@@ -229,7 +233,9 @@ like($found->{'user mapping'}{detail}, qr/"postgres", remote user "regress_remot
 like($found->{pool}{detail}, qr/none yet.*max_size is 10/, 'no pool yet');
 like($found->{TCP}{detail}, qr/^127\.0\.0\.1:$port: connected in [\d.]+ ms$/, 'the port');
 like($found->{login}{detail}, qr/PostgreSQL \d.*a password was asked for/, 'version and login');
-like($found->{encryption}{detail}, qr/^not encrypted; sslmode .*connections are shared$/, 'sharing');
+like($found->{encryption}{detail},
+	qr/^not encrypted; sslmode .*"prefer", and TLS was not to be had; connections are shared$/,
+	'sharing');
 like($found->{'round trip time'}{detail}, qr/^[\d.]+ ms, the median of 5/, 'round trips');
 like(
 	$found->{'remote max_connections'}{detail},
@@ -485,7 +491,7 @@ SKIP:
 				"$dir/server.crt"
 			]);
 	};
-	skip 'needs openssl', 1 unless $made;
+	skip 'needs openssl', 13 unless $made;
 	chmod 0600, "$dir/server.key";
 	$remote->append_conf('postgresql.conf', 'ssl = on');
 	$remote->reload;
@@ -493,9 +499,32 @@ SKIP:
 	$found = diagnose('insists');
 	all_well($found, 'encrypted');
 	like($found->{encryption}{detail},
-		qr/^encrypted by TLS.*; sslmode is "require"; connections are not shared: an encrypted/,
-		'says why it is not shared');
-	like(describe($found->{encryption}{hint}), qr/sslmode 'disable'/, 'and what to do');
+		qr/^encrypted by TLSv[\d.]+ \([\w-]+\); sslmode is "require"; .* are shared through a tunnel$/,
+		'how it is encrypted and shared');
+	is($found->{encryption}{hint}, undef, 'and there is nothing to do');
+
+	kill 'STOP', $postmaster;
+	kill 'TERM', $client->query('SELECT pid FROM conpool.tunnels')->{rows}[0][0];
+	wait_until(
+		sub { !defined $client->query('SELECT pid FROM conpool.tunnels')->{rows}[0][0] },
+		'there is no tunnel');
+	$found = diagnose('insists');
+	all_well($found, 'no tunnel');
+	like($found->{encryption}{detail}, qr/not shared: no tunnel is running$/,
+		'no tunnel: says why it is not shared');
+	like(describe($found->{encryption}{hint}), qr/server log/, 'no tunnel: where to look');
+	kill 'CONT', $postmaster;
+	wait_for($local, 'SELECT bool_and(pid IS NOT NULL) FROM conpool.tunnels', 'it is back');
+
+	my $without = new_local('without', conf => 'conpool.tunnel_workers = 0');
+	setup_local($without, $remote);
+	$found = diagnose('remote', WireClient->new($without));
+	all_well($found, 'without tunnels');
+	like($found->{encryption}{detail},
+		qr/sslmode is not set, and so "prefer"; .* not shared: conpool.tunnel_workers is 0$/,
+		'without tunnels: says why it is not shared');
+	like(describe($found->{encryption}{hint}), qr/tunnel_workers to 1.*restart/, 'and what to do');
+	$without->stop;
 	$remote->append_conf('postgresql.conf', 'ssl = off');
 	$remote->reload;
 	wait_for($remote, q{SELECT current_setting('ssl') = 'off'});
@@ -656,8 +685,6 @@ wait_until(
 
 # --- no broker, no library -------------------------------------------------------------------------
 
-my ($postmaster) = slurp_file($local->data_dir . '/postmaster.pid') =~ /^(\d+)/;
-END { kill 'CONT', $postmaster if $postmaster; }
 my $broker = broker_pid($local);
 kill 'STOP', $postmaster;
 kill 'TERM', $broker;
