@@ -67,6 +67,7 @@ typedef struct Header
 	uint64 pool_generation;
 	int32 pool;
 	int32 timeout;
+	Oid party;
 	char pool_name[CP_POOL_NAME_LEN];
 } Header;
 

@@ -38,7 +38,7 @@ my $remote = new_remote('remote', tls => $certificates);
 my $local = new_local('local', conf => 'restart_after_crash = on');
 setup_local($local, $remote);
 create_loop($local);
-create_server($local, $remote, 'kept', options => q{min_size '2', max_size '4'});
+create_server($local, $remote, 'kept', options => q{min_size '2', max_size '2'});
 create_server($local, $remote, 'used', user => 'regress_remote_two');
 create_server($local, $remote, 'loaded',
 	user => 'regress_remote_admin',
@@ -109,16 +109,18 @@ sub kept_pids
 sub check_nothing_lost
 {
 	my ($when) = @_;
+	wait_for_pool($local, 'kept', 'idle = 2', "$when: min_size is reached");
 	wait_for($local, q{SELECT sum(size - idle - leased) = 0 FROM conpool.pools},
 		"$when: the pools are at rest");
 	wait_for($local, q{SELECT (SELECT sum(connections) FROM conpool.tunnels) = sum(tunnelled)
 		FROM conpool.pools}, "$when: the tunnel has the pools' connections, and no others");
-	my $known = run(q{SELECT coalesce(string_agg(remote_pid::text, ',' ORDER BY remote_pid), '')
-		FROM conpool.connections WHERE server <> 'loop'});
-	wait_for(
-		$remote,
-		qq{SELECT coalesce(string_agg(pid::text, ',' ORDER BY pid), '') = '$known'
-		   FROM pg_stat_activity WHERE usename LIKE 'regress%'},
+	wait_until(
+		sub {
+			run(q{SELECT string_agg(remote_pid::text, ',' ORDER BY remote_pid)
+				FROM conpool.connections WHERE server <> 'loop'}) eq
+			  $remote->safe_psql('postgres', q{SELECT string_agg(pid::text, ',' ORDER BY pid)
+				FROM pg_stat_activity WHERE usename LIKE 'regress%'});
+		},
 		"$when: so does the remote");
 	return;
 }

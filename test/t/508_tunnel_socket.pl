@@ -119,10 +119,10 @@ sub order
 {
 	my (%of) = @_;
 	my $text = $of{text} // "host\0db\0user\0me\0";
-	return pack("LLLlQQll a$name_length",
+	return pack("LLLlQQllL a$name_length x4",
 		$of{magic} // $order_magic, $of{text_size} // length $text,
 		$of{pairs} // 2, $of{slot} // 0, $of{generation} // 1,
-		$of{pool_generation} // 1, $of{pool} // 0, $of{timeout} // 1000, 'probe') . $text;
+		$of{pool_generation} // 1, $of{pool} // 0, $of{timeout} // 1000, 0, 'probe') . $text;
 }
 
 sub cancel
@@ -156,7 +156,10 @@ sub say_to_tunnel
 	return answer($peer, $how{limit});
 }
 
+# At once: it has understood it as a whole. (Else the structure has changed.)
+my $begun = time;
 is(say_to_tunnel(order()), 'closed', 'an order of somebody without a permit');
+cmp_ok(time - $begun, '<', 4, 'is refused at once') or BAIL_OUT('orders have another form');
 is(say_to_tunnel(order(magic => $order_magic + 1)), 'closed', 'wrong magic');
 is(say_to_tunnel('GET / HTTP/1.1' . "\r\n" x 20), 'closed', 'another protocol');
 is(say_to_tunnel("\0" x 100_000), 'closed', 'many zeros');
@@ -224,7 +227,7 @@ is($other->result->{error}, '57014', 'until its session is cancelled');
 # does go on, but too slowly.
 my $memory = process_memory($tunnel);
 my @silent = map { peer() } 1 .. 300;
-my $begun = time;
+$begun = time;
 syswrite $_, substr order(), 0, 7 for @silent[ 50 .. 149 ];
 syswrite $_, order(text => 'x', text_size => 1024 * 1024) for @silent[ 150 .. 249 ];
 check_service("beside 300 silent peers, $_") for 1 .. 3;
