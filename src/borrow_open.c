@@ -39,8 +39,9 @@ throw_connect_error(const CpTarget *target, CpFailure what, int sqlstate, const 
 				 errmsg("could not log in for pool \"%s\"", target->name),
 				 errdetail_internal("%s", message),
 				 target->scram_keys ?
-					 errhint("With use_scram_passthrough the remote role needs the same SCRAM secret "
-							 "as the local one: the same salt, and not just the same password.") :
+					 errhint("With use_scram_passthrough the remote role needs the same SCRAM "
+							 "secret as the local one: the same salt, and not just the same "
+							 "password.") :
 					 errhint("Check user and password of the user mapping or connection string.")));
 	ereport(ERROR,
 			(errcode(CP_ERRCODE_UNREACHABLE),

@@ -207,6 +207,20 @@ on_network(BIO *bio, int operation, const char *bytes, size_t size, int argi, lo
 
 /* ---- the TLS session ---- */
 
+/* Did the remote's end of file come without close_notify? */
+static bool
+is_abrupt_end(const CpPump *pump, int failure, unsigned long code)
+{
+	if (failure == SSL_ERROR_SYSCALL)
+		return pump->network_errno == 0;
+#ifdef SSL_R_UNEXPECTED_EOF_WHILE_READING
+	return ERR_GET_LIB(code) == ERR_LIB_SSL &&
+		ERR_GET_REASON(code) == SSL_R_UNEXPECTED_EOF_WHILE_READING;
+#else
+	return false;
+#endif
+}
+
 /* Why a call failed for good; the oldest error of the queue is the cause. */
 static const char *
 describe_failure(CpPump *pump, int failure)
@@ -214,16 +228,11 @@ describe_failure(CpPump *pump, int failure)
 	unsigned long code = ERR_get_error();
 	const char *reason = code != 0 ? ERR_reason_error_string(code) : NULL;
 
-	if (failure == SSL_ERROR_SYSCALL && pump->network_errno != 0)
+	if (is_abrupt_end(pump, failure, code))
+		return "the remote server closed the connection without ending TLS";
+	if (failure == SSL_ERROR_SYSCALL)
 		snprintf(pump->error_text, sizeof(pump->error_text), "%s",
 				 strerror(pump->network_errno));
-	else if (failure == SSL_ERROR_SYSCALL)
-		return "the remote server closed the connection without ending TLS";
-#ifdef SSL_R_UNEXPECTED_EOF_WHILE_READING
-	else if (ERR_GET_LIB(code) == ERR_LIB_SSL &&
-			 ERR_GET_REASON(code) == SSL_R_UNEXPECTED_EOF_WHILE_READING)
-		return "the remote server closed the connection without ending TLS";
-#endif
 	else if (reason != NULL)
 		snprintf(pump->error_text, sizeof(pump->error_text), "TLS error: %s", reason);
 	else
@@ -327,22 +336,22 @@ tell_remote(CpPump *pump)
 static int
 read_local(CpPump *pump)
 {
+	bool nothing;
 	ssize_t n;
 
 	do
 		n = recv(pump->local.fd, scratch, sizeof(scratch), 0);
 	while (n < 0 && errno == EINTR);
 
-	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+	nothing = n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+	if (nothing || (n > 0 && n < (ssize_t) sizeof(scratch) && !pump->local.ended))
 		pump->local.readable = false;
-	else if (n <= 0)
+	if (!nothing && n <= 0)
 	{
 		pump->local_ended = true;
 		/* an error: it went without having read everything */
 		pump->local_gone |= n < 0;
 	}
-	else if (n < (ssize_t) sizeof(scratch) && !pump->local.ended)
-		pump->local.readable = false;
 	return Max((int) n, 0);
 }
 

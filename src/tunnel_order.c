@@ -237,10 +237,9 @@ send_all(int sock, const char *bytes, size_t size, CpTime deadline)
 			bytes += n;
 			size -= n;
 		}
-		else if (errno != EINTR && errno != EAGAIN && errno != EWOULDBLOCK)
-			return false;
-		/* an order is some hundred bytes, so this is for the rare long one */
-		else if (cp_net_poll(sock, POLLOUT, deadline) == 0)
+		/* an order is some hundred bytes, so the wait is for the rare long one */
+		else if ((errno != EINTR && errno != EAGAIN && errno != EWOULDBLOCK) ||
+				 cp_net_poll(sock, POLLOUT, deadline) == 0)
 			return false;
 	}
 	return true;

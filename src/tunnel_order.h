@@ -56,8 +56,8 @@ extern const char *cp_tunnel_why_none(void);
 /*
  * Sends the order to the tunnel with the fewest connections.  Returns the socket on
  * which the reply comes, close-on-exec and non-blocking, or -1: none is there, none
- * took it in time, it is too long, or asks for GSSAPI.  Waits until the deadline at most, and a second
- * at most; serves interrupts if `interruptible`.
+ * took it in time, it is too long, or asks for GSSAPI.  Waits until the deadline at
+ * most, and a second at most; serves interrupts if `interruptible`.
  */
 extern int cp_tunnel_send_order(const CpTunnelOrder *order, CpTime deadline,
 								bool interruptible);

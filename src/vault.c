@@ -164,7 +164,8 @@ read_reply(int sock, int *fd, CpGreeting *greeting)
 	CpTime deadline = cp_deadline(cp_now(), REPLY_LIMIT);
 	CpVaultReply reply;
 
-	if (!cp_net_receive_all(sock, &reply, sizeof(reply), fd, deadline) || reply.magic != REPLY_MAGIC)
+	if (!cp_net_receive_all(sock, &reply, sizeof(reply), fd, deadline) ||
+		reply.magic != REPLY_MAGIC)
 		return CP_VAULT_UNREACHABLE;
 	if (reply.status != CP_VAULT_OK)
 		return CP_VAULT_REFUSED;

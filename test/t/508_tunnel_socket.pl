@@ -267,7 +267,7 @@ foreach my $line (split /\n/, value('SELECT probe_result()', $connecting))
 	my ($what, $answer) = $line =~ /^(.*?): (.*)/ or next;
 	push @{ $said{$what} }, $answer;
 }
-like(join(', ', @{ delete($said{taken}) // [] }), qr/^\d+ \d+ failed: [^,]*refused[^,]*$/,
+like(join('; ', @{ delete($said{taken}) // [] }), qr/^\d+ \d+ failed: [^;]*refused$/,
 	'its orders are taken, with one slot and generation only');
 foreach my $right ('right', 'right again', 'a name without end')
 {
