@@ -18,6 +18,7 @@
 
 #include "cache.h"
 #include "compat.h"
+#include "conninfo.h"
 #include "error.h"
 #include "guc.h"
 #include "message.h"
@@ -67,8 +68,8 @@ cp_borrow_follow_definition(CpLease *lease, CpCheckout *c, CpTarget **target)
 }
 
 /*
- * The attempt has failed, or has taken too long; `unresolved`: its hosts' names were
- * not found.  Returns if another connection may come free for this caller, who then
+ * The attempt has failed, or has taken too long; `unresolved`: why it was not even
+ * begun with, such as that its hosts' names were not found.  Returns if another connection may come free for this caller, who then
  * asks for it; throws otherwise.
  */
 static void
@@ -190,7 +191,7 @@ make_order(const CpLease *lease, const CpTarget *target, const char *const *keyw
 
 /*
  * Hands a tunnel the order, and waits.  ELSEWHERE: none took it, or the one that did
- * cannot do it; nothing is left of it then.
+ * cannot do it.  What is left of an attempt then ends within a moment.
  */
 static CpConnectStatus
 await_tunnel(CpLease *lease, const CpTunnelOrder *order, CpTime limit)
@@ -340,6 +341,12 @@ connect_lease(CpLease *lease, const CpTarget *target, CpTime limit, char **unres
 
 		if (status != CP_CONNECT_ELSEWHERE || cp_now() >= limit)
 			return status;
+	}
+	/* libpq would wait for a file that never ends, and could not be interrupted */
+	if (!cp_conninfo_tls_files_are_regular(target->keywords, target->values))
+	{
+		*unresolved = pstrdup(CP_NO_REGULAR_FILE);
+		return CP_CONNECT_FAILED;
 	}
 	start_connect(lease, target);
 	return cp_remote_finish_connect(lease->remote, limit);

@@ -97,6 +97,7 @@ extern bool cp_conninfo_passfile_is_small(const char *const *keywords,
  */
 extern bool cp_conninfo_tls_files_are_regular(const char *const *keywords,
 											  const char *const *values);
+#define CP_NO_REGULAR_FILE "what an option names as a file for TLS is not a regular file"
 extern bool cp_conninfo_tls_files_are_small(const char *const *keywords,
 											const char *const *values);
 

@@ -330,6 +330,13 @@ cp_diagnose_login(CpDiagnosis *d)
 						  _("another session is diagnosing this server just now"));
 		return;
 	}
+	/* libpq would wait for a file that never ends, and could not be interrupted */
+	if (!cp_conninfo_tls_files_are_regular(d->target->keywords, d->target->values))
+	{
+		cp_step_fail(d, CP_STEP_LOGIN, CP_NO_REGULAR_FILE,
+					 _("See sslrootcert, sslcert, sslkey and sslcrl among the options."));
+		return;
+	}
 	error = start_login(d);
 	if (error != NULL)
 	{

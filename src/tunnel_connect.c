@@ -364,7 +364,7 @@ refuse_files(Attempt *a)
 		answer_elsewhere(a);
 	else
 		answer_failed(a, CP_TUNNEL_FAILED, false,
-					  "what an option names as a file for TLS is not a regular file\n");
+					  CP_NO_REGULAR_FILE "\n");
 }
 
 static void

@@ -34,7 +34,6 @@
 
 #define SSL_REQUEST 80877103
 #define GSS_REQUEST 80877104
-#define CANCEL_REQUEST 80877102
 
 /* rows of what is large, and the bytes of each one's text */
 #define MANY_ROWS 20000
