@@ -69,8 +69,8 @@ cp_borrow_follow_definition(CpLease *lease, CpCheckout *c, CpTarget **target)
 
 /*
  * The attempt has failed, or has taken too long; `unresolved`: why it was not even
- * begun with, such as that its hosts' names were not found.  Returns if another connection may come free for this caller, who then
- * asks for it; throws otherwise.
+ * begun with, such as that its hosts' names were not found.  Returns if another
+ * connection may come free for this caller, who then asks for it; throws otherwise.
  */
 static void
 end_failed_connect(CpLease *lease, CpCheckout *c, CpTarget **current, bool timed_out,
