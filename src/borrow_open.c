@@ -179,7 +179,7 @@ make_order(const CpLease *lease, const CpTarget *target, const char *const *keyw
 		.generation = lease->generation,
 		.pool = lease->pool,
 		.pool_generation = target->pool_generation,
-		.party = cp_target_party(target),
+		.party = target->party,
 		.timeout = timeout < 0 ? INT_MAX : (int) Min(Max(timeout, 1), INT_MAX),
 		.keywords = keywords,
 		.values = values,

@@ -285,7 +285,7 @@ send_order(const CpTarget *target, int count, CpTime deadline)
 		.count = count,
 		.fingerprint = target->fingerprint,
 		.password_required = target->password_required,
-		.party = cp_target_party(target),
+		.party = target->party,
 		.connect_timeout = target->options.connect_timeout,
 		.keywords = target->keywords,
 		.values = target->values,

@@ -817,6 +817,7 @@ take_definition(Entry *entry, const Definition *d, CpTrust trust)
 	target->scram_passthrough = wants_passthrough(d);
 	target->scram_keys = target->scram_passthrough && cp_scram_lacking() == NULL;
 	target->owner = d->server->owner;
+	target->party = superuser_arg(target->owner) ? InvalidOid : target->owner;
 	entry->by_superuser = superuser_arg(d->remote->owner);
 	target->uncommitted = d->server->uncommitted || d->remote->uncommitted ||
 		d->mapping->uncommitted;
@@ -866,6 +867,7 @@ resolve_conninfo(Entry *entry, const char *string)
 	target->key.trust = conninfo_trust(target->role);
 	target->key.conninfo = cp_conninfo_digest(string);
 	entry->by_superuser = entry->superuser;
+	entry->target.party = entry->superuser ? InvalidOid : entry->target.role;
 	cp_conninfo_display(entry->info, target->name, sizeof(target->name));
 }
 
@@ -1114,14 +1116,6 @@ server_of_mappings(Oid oid)
 }
 
 /* ---- what others call ---- */
-
-Oid
-cp_target_party(const CpTarget *target)
-{
-	Oid party = OidIsValid(target->owner) ? target->owner : target->role;
-
-	return superuser_arg(party) ? InvalidOid : party;
-}
 
 bool
 cp_target_is_conninfo(const char *server)

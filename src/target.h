@@ -18,7 +18,12 @@ typedef struct CpTarget
 	Oid role;					 /* effective role that resolved it */
 	CpPoolOptions options;		 /* in force now, settings included */
 	CpFingerprint fingerprint;
-	Oid owner;				/* of the server; InvalidOid: a connection string has none */
+	Oid owner; /* of the server; InvalidOid: a connection string has none */
+	/*
+	 * the role that answers for what its options have other processes do: that owner,
+	 * or who uses the connection string; InvalidOid: a superuser
+	 */
+	Oid party;
 	bool password_required; /* refuse a connection that used none */
 	/* options written by this very transaction: unshared connections only */
 	bool uncommitted;
@@ -47,12 +52,6 @@ extern CpTarget *cp_target_resolve(const char *server);
  * The same once more, for what may have changed since.  The old target is gone.
  */
 extern CpTarget *cp_target_again(const CpTarget *target);
-
-/*
- * The role that answers for what its options have other processes do: the server's
- * owner, or who uses a connection string.  InvalidOid: a superuser.
- */
-extern Oid cp_target_party(const CpTarget *target);
 
 /* true if text is a connection string or URI and never a server's name */
 extern bool cp_target_is_conninfo(const char *server);
