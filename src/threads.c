@@ -81,7 +81,7 @@ static pthread_cond_t call_is_assigned = PTHREAD_COND_INITIALIZER;
  * anew by way of /proc, so whoever names that for a file that libpq is to read would
  * take out of it what others wait for.
  */
-static int pipe_ends[2] = {-1, -1};
+static int wake_ends[2] = {-1, -1};
 
 /* set when the process ends */
 static int exit_code;
@@ -262,8 +262,8 @@ work(void *arg)
 		else
 			free_threads++;
 		assign();
-		/* a full pipe will do */
-		written = write(pipe_ends[1], "", 1);
+		/* a full buffer will do */
+		written = write(wake_ends[1], "", 1);
 		(void) written;
 	}
 	if (!put_last)
@@ -317,13 +317,13 @@ int
 cp_threads_init(void)
 {
 	on_proc_exit(at_process_exit, 0);
-	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pipe_ends) < 0)
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, wake_ends) < 0)
 		return -1;
-	if (prepare(pipe_ends[0]) && prepare(pipe_ends[1]))
-		return pipe_ends[0];
-	close(pipe_ends[0]);
-	close(pipe_ends[1]);
-	pipe_ends[0] = pipe_ends[1] = -1;
+	if (prepare(wake_ends[0]) && prepare(wake_ends[1]))
+		return wake_ends[0];
+	close(wake_ends[0]);
+	close(wake_ends[1]);
+	wake_ends[0] = wake_ends[1] = -1;
 	return -1;
 }
 
@@ -334,7 +334,7 @@ cp_threads_drain(void)
 	ssize_t n;
 
 	do
-		n = read(pipe_ends[0], bytes, sizeof(bytes));
+		n = read(wake_ends[0], bytes, sizeof(bytes));
 	while (n > 0 || (n < 0 && errno == EINTR));
 }
 

@@ -62,7 +62,7 @@ MemoryContext cp_tunnel_context = NULL;
 
 static MemoryContext round_context; /* reset after every round */
 static int listener = -1;
-static int threads_pipe = -1;
+static int threads_socket = -1;
 static int spare = -1; /* descriptor to make room with for a client to turn away */
 static int client_count = 0;
 static uint64 descriptor_limit = 0;
@@ -328,7 +328,7 @@ turn_one_away(void)
 	sock = cp_net_accept(listener);
 	if (sock >= 0)
 		close(sock);
-	spare = cp_net_dup(threads_pipe);
+	spare = cp_net_dup(threads_socket);
 }
 
 static void
@@ -445,7 +445,7 @@ begin_to_listen(void)
 static void
 watch_own_sockets(void)
 {
-	int sockets[] = {threads_pipe, listener};
+	int sockets[] = {threads_socket, listener};
 
 	if (!cp_watch_init(sockets, lengthof(sockets)))
 		ereport(ERROR,
@@ -500,12 +500,12 @@ set_up(void)
 	PQsetSSLKeyPassHook_OpenSSL(PQdefaultSSLKeyPassHook_OpenSSL);
 	cp_attempt_init();
 	cp_line_init();
-	threads_pipe = cp_threads_init();
-	if (threads_pipe < 0)
+	threads_socket = cp_threads_init();
+	if (threads_socket < 0)
 		ereport(ERROR,
 				(errcode_for_socket_access(),
 				 errmsg("could not create a socket: %m")));
-	spare = cp_net_dup(threads_pipe);
+	spare = cp_net_dup(threads_socket);
 	begin_to_listen();
 	watch_own_sockets();
 	/* from here on orders come */

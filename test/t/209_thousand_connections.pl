@@ -53,7 +53,12 @@ wait_for_pool($local, 'many', 'waiting = 1');
 
 is(in_all(\@clients, q{SELECT conpool.checkin(lease) FROM conpool.leases WHERE pid = pg_backend_pid()}),
 	$count, 'all are given back');
-is($waiter->result->{rows}[0][0], '1', 'one more session got one of them');
+my $result = $waiter->result;
+# on a busy machine the broker may need more than 2 s for so many resets, and is told
+# to be late; then that session asks once more
+$result = $waiter->query(q{SELECT * FROM conpool.query('many', 'SELECT 1') AS t(a int)})
+  if ($result->{error} // '') eq '53300';
+is($result->{rows}[0][0], '1', 'one more session got one of them');
 wait_for_pool($local, 'many', "size = $count AND idle = $count", 'all are idle');
 
 is(in_all(\@clients, q{SELECT * FROM conpool.query('many', 'SELECT 1') AS t(a int)}),
