@@ -3,7 +3,7 @@
  *		Can a remote's hosts be reached?  Looks their names up, and connects to
  *		them without a word.
  *
- * Runs in client backends, called by borrow.c and diagnose.c.  Must never wait without
+ * Runs in client backends, called by borrow_open.c and diagnose.c.  Must never wait without
  * serving interrupts, nor leave a socket behind.
  *
  * Names are looked up in threads (resolver.c), as in the dialer: a name server
