@@ -356,9 +356,10 @@ create('named', 'localhost', $port, '');
 $found = diagnose('named');
 all_well($found, 'a name');
 like($found->{'name resolution'}{detail}, qr/^"localhost": .*127\.0\.0\.1.*ms\)$/, 'its address');
+# the pool's connection gets an epoll set of its own with the first wait, whenever that is
 $before = descriptors($client);
-diagnose('named');
-is(descriptors($client), $before, 'no descriptor is left');
+diagnose('named') foreach 1 .. 4;
+cmp_ok(descriptors($client), '<=', $before + 1, 'no descriptor is left');
 
 create('refused', '127.0.0.1', 1, '');
 $found = diagnose('refused');
