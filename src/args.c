@@ -1,8 +1,9 @@
 /*
  * args.c
- *		The arguments of a query function as parameters of a remote statement.
+ *		The arguments of SQL functions as what the modules below want: a lease, a
+ *		remote statement with its parameters, a timeout.
  *
- * Runs in client backends, called by sql_query.c.  Values travel as text,
+ * Runs in client backends, called by the sql_* files.  Parameters travel as text,
  * with the type they have here where it is built in and so means the same
  * there; else without, and the remote finds out by itself.
  */
@@ -10,15 +11,21 @@
 
 #include "args.h"
 
+#include <math.h>
+
 #include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/timestamp.h"
 
 #include "convert.h"
 
 /* the protocol counts parameters in 16 bits */
 #define CP_PARAMS_MAX 65535
+
+/* ---- parameters ---- */
 
 /* How values of one type travel. */
 typedef struct ArgType
@@ -176,6 +183,8 @@ cp_args_collect(FunctionCallInfo fcinfo, int first, CpParams *params)
 		expand_variadic(fcinfo->flinfo, PG_GETARG_ARRAYTYPE_P(first), params);
 }
 
+/* ---- the others ---- */
+
 void
 cp_args_require(FunctionCallInfo fcinfo, int i, const char *name)
 {
@@ -183,4 +192,44 @@ cp_args_require(FunctionCallInfo fcinfo, int i, const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("argument \"%s\" must not be null", name)));
+}
+
+char *
+cp_args_statement(FunctionCallInfo fcinfo, int first, CpBy by, CpParams *params)
+{
+	char *sql;
+
+	cp_args_require(fcinfo, first, by == CP_BY_SERVER ? "server" : "lease");
+	cp_args_require(fcinfo, first + 1, "sql");
+	sql = text_to_cstring(PG_GETARG_TEXT_PP(first + 1));
+	cp_args_collect(fcinfo, first + 2, params);
+	return sql;
+}
+
+CpLease *
+cp_args_lease(FunctionCallInfo fcinfo, int i, CpBy by, bool *release)
+{
+	if (by == CP_BY_SERVER)
+		return cp_lease_for_server(text_to_cstring(PG_GETARG_TEXT_PP(i)), release);
+	return cp_lease_get(PG_GETARG_INT64(i), true, release);
+}
+
+int64
+cp_args_timeout(FunctionCallInfo fcinfo, int i)
+{
+	const Interval *interval;
+	double days;
+	double ms;
+
+	if (PG_ARGISNULL(i))
+		return -1;
+	interval = PG_GETARG_INTERVAL_P(i);
+	/* months count 30 days, as in comparisons of intervals */
+	days = (double) interval->month * DAYS_PER_MONTH + interval->day;
+	ms = ceil((days * USECS_PER_DAY + (double) interval->time) / 1000);
+	if (ms < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("timeout must not be negative")));
+	return (int64) Min(ms, (double) CP_TIMEOUT_MAX);
 }

@@ -209,6 +209,25 @@ hand_over_end(CpLease *lease, int fd, CpTime deadline)
 }
 
 /*
+ * How long the broker has for taking over a connection's end: a moment longer than the
+ * deadline, but not for each of those that end by the same one.
+ */
+static CpTime
+with_grace(CpTime deadline)
+{
+	static CpTime passed = 0;
+	static CpTime limit;
+	CpTime now = cp_now();
+
+	if (now < deadline)
+		return Max(deadline, cp_deadline(now, END_TIMEOUT));
+	if (passed != deadline)
+		limit = cp_deadline(now, END_TIMEOUT);
+	passed = deadline;
+	return limit;
+}
+
+/*
  * Ends a connection that the broker does not have (or will not end): we say
  * goodbye; the broker, or without one we ourselves, wait for the remote's end
  * of file, and until then the slot counts.
@@ -225,13 +244,13 @@ end_it_ourselves(CpLease *lease, CpTime deadline)
 		cp_leak_over(&leak, lease->end);
 	memset(&lease->usage, 0, sizeof(lease->usage));
 
-	deadline = Max(deadline, cp_deadline(cp_now(), END_TIMEOUT));
+	deadline = with_grace(deadline);
 	if (fd >= 0 && hand_over_end(lease, fd, deadline))
 		close(fd);
 	else
 	{
 		if (fd >= 0)
-			cp_remote_await_eof(fd, cp_deadline(cp_now(), CP_EOF_TIMEOUT_MS));
+			cp_remote_await_eof(fd, cp_earlier(deadline, cp_deadline(cp_now(), CP_EOF_TIMEOUT_MS)));
 		if (lease->connecting)
 			cp_pool_connect_ended(lease->slot, lease->generation);
 		else
@@ -342,6 +361,16 @@ throw_queue_full(CpLease *lease, CpTarget *target)
 }
 
 static void
+throw_waits_already(const CpLease *lease)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("cannot take a connection of pool \"%s\" while this session waits for one",
+					lease->pool_name),
+			 errdetail("A function that is called for a value of a remote result needs it.")));
+}
+
+static void
 throw_self_deadlock(CpLease *lease, CpTarget *target)
 {
 	char *detail = cp_pool_describe(lease->pool);
@@ -382,30 +411,40 @@ check_deadlock(const CpTarget *target, CpTime *next_check)
 	*next_check = cp_deadline(cp_now(), DeadlockTimeout);
 }
 
-/* In the queue until something is granted or the time is over. */
-static CpGrant
-wait_in_queue(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
+/* Leases that come free while this one is waited for: in that pool, or in any. */
+static int
+count_coming_back(const CpBorrowing *b, int pool)
 {
-	CpTime next_check = cp_deadline(cp_now(), DeadlockTimeout);
+	dlist_iter iter;
+	int n = 0;
 
-	for (;;)
+	dlist_foreach(iter, &cp_leases)
 	{
-		CpGrant grant = cp_pool_granted(c);
+		CpLease *lease = dlist_container(CpLease, node, iter.cur);
 
-		if (grant != CP_GRANT_QUEUED)
-			return grant;
-		if (cp_now() >= deadline)
-		{
-			cp_pool_leave_queue(CP_LEAVE_TIMEOUT);
-			cp_borrow_throw_timeout(lease, target);
-		}
-		check_deadlock(target, &next_check);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT,
-						 cp_timeout_ms(cp_earlier(deadline, next_check)),
-						 cp_wait_event(CP_WAIT_LEASE));
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		if (b->map != 0 && lease->comes_back == b->map && lease->slot != CP_NONE &&
+			(pool == CP_NONE || lease->pool == pool))
+			n++;
 	}
+	return n;
+}
+
+/* In the queue: what was granted, if anything; throws if the time is over. */
+static CpGrant
+look_in_queue(CpBorrowing *b, CpLease *lease, CpTarget *target)
+{
+	CpGrant grant = cp_pool_granted(&b->c);
+
+	if (grant != CP_GRANT_QUEUED)
+		return grant;
+	if (cp_now() >= b->deadline)
+	{
+		cp_pool_leave_queue(CP_LEAVE_TIMEOUT);
+		cp_borrow_throw_timeout(lease, target);
+	}
+	cp_pool_serves(count_coming_back(b, CP_NONE) > 0);
+	check_deadlock(target, &b->next_check);
+	return grant;
 }
 
 /* Without a pool nothing is shared and no limit holds: say so, once. */
@@ -444,18 +483,23 @@ find_pool(CpTarget *target)
 									&target->options, &target->pool_generation);
 }
 
-/* Asks for a lease or a permit, and waits as long as it takes. */
+/* Asks for a lease or a permit. */
 static CpGrant
-check_out(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
+ask(CpBorrowing *b, CpLease *lease, CpTarget *target)
 {
-	for (;;)
-	{
-		CpGrant grant;
+	CpCheckout *c = &b->c;
+	CpGrant grant;
 
+	do
+	{
 		find_pool(target);
 		lease->pool = c->pool = target->pool;
 		c->pool_generation = target->pool_generation;
-		c->held = cp_lease_count_in_pool(c->pool);
+		c->held = cp_lease_count_in_pool(c->pool) - count_coming_back(b, c->pool);
+		c->serves = count_coming_back(b, CP_NONE) > 0;
+		/* it may be standing in another queue */
+		if (c->patience == CP_PATIENCE_NONE && lease->comes_back)
+			cp_pool_serves(true);
 		if (target->pool == CP_OVERFLOW_POOL)
 		{
 			refuse_overflow_of_limited(target);
@@ -463,29 +507,40 @@ check_out(CpLease *lease, CpCheckout *c, CpTarget *target, CpTime deadline)
 			/* there may be a place for it next time */
 			target->pool = CP_NONE;
 		}
-		c->wants_permit = target->uncommitted || c->pool == CP_OVERFLOW_POOL;
+		c->wants_permit = target->uncommitted || target->by_environment ||
+			c->pool == CP_OVERFLOW_POOL;
 
 		grant = cp_pool_checkout(c);
-		if (grant == CP_GRANT_QUEUED)
-			grant = wait_in_queue(lease, c, target, deadline);
-		switch (grant)
-		{
-			case CP_GRANT_POOL_GONE:
-				target->pool = CP_NONE;
-				continue;
-			case CP_GRANT_QUEUE_FULL:
-				throw_queue_full(lease, target);
-				break;
-			case CP_GRANT_SELF_DEADLOCK:
-				throw_self_deadlock(lease, target);
-				break;
-			case CP_GRANT_REFUSED:
-				throw_refused(lease, target);
-				break;
-			default:
-				return grant;
-		}
+		if (grant == CP_GRANT_POOL_GONE)
+			target->pool = CP_NONE;
+	} while (grant == CP_GRANT_POOL_GONE);
+	b->next_check = cp_deadline(cp_now(), DeadlockTimeout);
+	return grant;
+}
+
+/* Asks, or looks what has become of it; throws if that is nothing. */
+static CpGrant
+check_out(CpBorrowing *b, CpLease *lease, CpTarget *target)
+{
+	CpGrant grant = b->queued ? look_in_queue(b, lease, target) : ask(b, lease, target);
+
+	b->queued = grant == CP_GRANT_QUEUED;
+	b->until = cp_earlier(b->deadline, b->next_check);
+	switch (grant)
+	{
+		case CP_GRANT_QUEUE_FULL:
+			throw_queue_full(lease, target);
+			break;
+		case CP_GRANT_SELF_DEADLOCK:
+			throw_self_deadlock(lease, target);
+			break;
+		case CP_GRANT_REFUSED:
+			throw_refused(lease, target);
+			break;
+		default:
+			break;
 	}
+	return grant;
 }
 
 const char *
@@ -563,57 +618,131 @@ log_long_wait(const CpLease *lease, const CpTarget *target, CpTime wait)
 			 errhidecontext(hide)));
 }
 
-void
-cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
+/*
+ * Takes up a connection that was granted; false if that has to be tried with another
+ * one.
+ */
+static bool
+take_granted(CpBorrowing *b, CpLease *lease, CpTarget *target)
 {
-	CpCheckout c = {0};
-	CpTime now;
+	bool answered = true;
 
-	c.options = &target->options;
-	c.fingerprint = target->fingerprint;
-	c.scope = lease->scope;
-	c.role = lease->role;
-	c.lease = lease->id;
-	c.since = lease->requested_at;
-	c.deadline = deadline;
-	c.adopted = cp_cache_generations();
-	c.last_slot = cp_cache_last();
-
-	for (;;)
+	if (take_up(lease, b->c.suspect, b->deadline, &answered))
+		return true;
+	lease->slot = CP_NONE;
+	if (!answered)
 	{
-		CpGrant grant = check_out(lease, &c, target, deadline);
-		bool answered = true;
-
-		lease->slot = c.slot;
-		lease->generation = c.generation;
-		lease->connecting = grant == CP_GRANT_PERMIT;
-		if (grant == CP_GRANT_PERMIT)
-		{
-			if (cp_borrow_follow_definition(lease, &c, &target))
-				cp_borrow_give_up(lease);
-			else if (cp_borrow_open(lease, &c, &target, deadline))
-				break;
-			c.again = true;
-			continue;
-		}
-		if (take_up(lease, c.suspect, deadline, &answered))
-			break;
-		lease->slot = CP_NONE;
-		if (!answered)
-		{
-			cp_pool_give_up(&c);
-			throw_not_fetched(lease, target, deadline);
-		}
-		/* a check that ended with the caller's own time has proven nothing */
-		cp_pool_discard(&c, !c.suspect || cp_now() < deadline);
-		c.again = true;
+		cp_pool_give_up(&b->c);
+		throw_not_fetched(lease, target, b->deadline);
 	}
+	/* a check that ended with the caller's own time has proven nothing */
+	cp_pool_discard(&b->c, !b->c.suspect || cp_now() < b->deadline);
+	return false;
+}
+
+/* The lease has its connection. */
+static void
+obtained(CpLease *lease, const CpTarget *target)
+{
+	CpTime now = cp_now();
+
 	lease->wants_primary = wants_primary(target);
-	now = cp_now();
 	store_origin(lease, target);
 	log_long_wait(lease, target, now - lease->requested_at);
 	/* up to here an interrupt finds it half taken, and ends it */
 	lease->obtained_at = now;
+}
+
+/* Makes use of what was granted.  NONE: in vain, something else has to be had. */
+static CpBorrowStatus
+use_grant(CpBorrowing *b, CpLease *lease, CpTarget **target)
+{
+	if (!lease->connecting)
+		return take_granted(b, lease, *target) ? CP_BORROW_DONE : CP_BORROW_NONE;
+	if (lease->remote == NULL && cp_borrow_follow_definition(b, lease, target))
+	{
+		cp_borrow_give_up(lease);
+		return CP_BORROW_NONE;
+	}
+	return cp_borrow_open(b, lease, target);
+}
+
+/* As cp_borrow_step(), with a target that is brought up to date. */
+static CpBorrowStatus
+step(CpBorrowing *b, CpLease *lease, CpTarget **target)
+{
+	for (;;)
+	{
+		CpBorrowStatus status;
+
+		if (lease->slot == CP_NONE)
+		{
+			CpGrant grant = check_out(b, lease, *target);
+
+			if (grant == CP_GRANT_QUEUED)
+				return CP_BORROW_QUEUED;
+			if (grant == CP_GRANT_NONE)
+				return CP_BORROW_NONE;
+			lease->slot = b->c.slot;
+			lease->generation = b->c.generation;
+			lease->connecting = grant == CP_GRANT_PERMIT;
+			lease->unshared = lease->connecting && b->c.beyond;
+		}
+		status = use_grant(b, lease, target);
+		if (status == CP_BORROW_DONE)
+			obtained(lease, *target);
+		if (status != CP_BORROW_NONE)
+			return status;
+		/* once more, at the head of the queue */
+		b->c.again = true;
+	}
+}
+
+void
+cp_borrow_begin(CpBorrowing *b, CpLease *lease, CpTime deadline, CpPatience patience)
+{
+	memset(b, 0, sizeof(*b));
+	b->deadline = deadline;
+	b->c.patience = patience;
+	b->c.scope = lease->scope;
+	b->c.role = lease->role;
+	b->c.lease = lease->id;
+	b->c.may_exceed = lease->may_exceed;
+	b->c.since = lease->requested_at;
+	b->c.deadline = deadline;
+	b->c.adopted = cp_cache_generations();
+	b->c.last_slot = cp_cache_last();
+	/* a function of the user's, called for a value, while we wait for another one */
+	if (patience != CP_PATIENCE_NONE && cp_pool_awaited() != 0)
+		throw_waits_already(lease);
+}
+
+CpBorrowStatus
+cp_borrow_step(CpBorrowing *b, CpLease *lease, CpTarget *target)
+{
+	/* the target of the last step may be gone */
+	b->c.options = &target->options;
+	if (!b->queued && lease->slot == CP_NONE)
+		(void) cp_borrow_ask_for(b, lease, target);
+	return step(b, lease, &target);
+}
+
+void
+cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline)
+{
+	CpBorrowing b;
+
+	cp_borrow_begin(&b, lease, deadline, CP_PATIENCE_QUEUE);
+	b.waits = true;
+	b.c.options = &target->options;
+	b.c.fingerprint = target->fingerprint;
+	while (step(&b, lease, &target) == CP_BORROW_QUEUED)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT,
+						 cp_timeout_ms(b.until), cp_wait_event(CP_WAIT_LEASE));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 /* ---- giving back -------------------------------------------------------- */
@@ -628,6 +757,20 @@ may_have_changed(const CpLease *lease)
 	return lease->dirty || lease->is_explicit;
 }
 
+/* Has anybody listened on it?  Notifications may be there that nobody asked for. */
+static bool
+listens(CpLease *lease)
+{
+	PGnotify *notify;
+
+	while ((notify = PQnotifies(lease->remote->conn)) != NULL)
+	{
+		PQfreemem(notify);
+		lease->listened = true;
+	}
+	return lease->listened;
+}
+
 /* The rules of design section 4, "Checkin". */
 static CpDisposition
 choose_disposition(CpLease *lease)
@@ -638,7 +781,7 @@ choose_disposition(CpLease *lease)
 	if (lease->remote == NULL)
 		return CP_CHECKIN_CLEAN;
 	transaction = PQtransactionStatus(lease->remote->conn);
-	if (lease->busy || lease->listened || lease->misplaced ||
+	if (lease->busy || listens(lease) || lease->misplaced ||
 		PQstatus(lease->remote->conn) != CONNECTION_OK ||
 		transaction == PQTRANS_ACTIVE || transaction == PQTRANS_UNKNOWN)
 		return CP_CHECKIN_CLOSE;
@@ -764,11 +907,17 @@ give_to_pool(CpLease *lease, CpDisposition disposition, bool in_transaction,
 void
 cp_borrow_stop_clock(CpLease *lease)
 {
+	CpTime taken;
+
 	if (!lease->clock_runs)
 		return;
 	lease->clock_runs = false;
+	taken = cp_pool_statement_ends(lease->slot, lease->generation);
+	/* BEGIN, SAVEPOINT and COMMIT are nobody's statements */
+	if (lease->transaction.changing)
+		return;
 	lease->usage.timed = 1;
-	lease->usage.remote_time = cp_pool_statement_ends(lease->slot, lease->generation);
+	lease->usage.remote_time = taken;
 }
 
 void
@@ -803,18 +952,18 @@ cp_borrow_return(CpLease *lease, CpTime deadline)
 		end_it_ourselves(lease, deadline);
 	RESUME_INTERRUPTS();
 
-	if (open_transaction)
+	if (open_transaction && !lease->quiet && lease->scope != CP_SCOPE_TRANSACTION)
 		ereport(WARNING,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("a transaction left open on pool \"%s\" was rolled back",
 						lease->pool_name),
-				 errhint("Scope \"statement\" ends with the statement, \"transaction\" with the "
-						 "local transaction, \"session\" with conpool.checkin(); to run a remote "
-						 "transaction, take a lease with conpool.checkout() and end it there.")));
+				 errhint("Scope \"statement\" ends with the statement, \"session\" with "
+						 "conpool.checkin(). What is to end with the local transaction is for "
+						 "scope \"transaction\".")));
 }
 
 void
-cp_borrow_abort(CpLease *lease, CpTime deadline)
+cp_borrow_break_off(CpLease *lease, CpTime deadline)
 {
 	if (lease->slot == CP_NONE)
 		return;
@@ -825,24 +974,24 @@ cp_borrow_abort(CpLease *lease, CpTime deadline)
 		end_it_ourselves(lease, deadline);
 		return;
 	}
-	if (!lease->busy)
-		return;
 	/* else it was the check before use */
 	if (lease->obtained_at != 0)
 		lease->usage.query_errors++;
-	if (lease->remote != NULL && !lease->beyond_recovery &&
-		cp_remote_recover(lease->remote, deadline))
-	{
-		/* what was stopped may have changed session state before */
-		lease->dirty = true;
-		lease->busy = false;
-		cp_borrow_stop_clock(lease);
-		cp_borrow_report_usage(lease);
-	}
-	else
-	{
-		if (lease->end != CP_LEAK_SESSION_ENDED)
-			lease->end = CP_LEAK_LOST;
-		cp_borrow_return(lease, deadline);
-	}
+	lease->busy = true; /* whatever it is in the middle of: in doubt */
+	if (lease->end != CP_LEAK_SESSION_ENDED)
+		lease->end = CP_LEAK_LOST;
+	cp_borrow_return(lease, deadline);
+}
+
+void
+cp_borrow_stopped(CpLease *lease)
+{
+	if (!lease->busy)
+		return;
+	lease->usage.query_errors++;
+	/* what was stopped may have changed session state before */
+	lease->dirty = true;
+	lease->busy = false;
+	cp_borrow_stop_clock(lease);
+	cp_borrow_report_usage(lease);
 }

@@ -13,10 +13,26 @@
 
 /*
  * Waits for a connection, fetches or opens it.  Serves interrupts and throws
- * (the README's table of errors); what is half done then, cp_borrow_abort()
+ * (the README's table of errors); what is half done then, cp_borrow_break_off()
  * undoes.
  */
 extern void cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline);
+
+/* ---- the same in steps, for whoever has other things to see to meanwhile ---- */
+
+/*
+ * Begins.  Only one lease of a session can stand in a queue: with patience QUEUE or
+ * OPEN it must be the only one on its way that does; throws if it is not.
+ */
+extern void cp_borrow_begin(CpBorrowing *b, CpLease *lease, CpTime deadline,
+							CpPatience patience);
+
+/*
+ * Goes on as far as that is possible without waiting; but looks names up, fetches
+ * sockets, and checks what may be dead.  The target is what the server's name leads to
+ * now.  Throws as cp_borrow() does.
+ */
+extern CpBorrowStatus cp_borrow_step(CpBorrowing *b, CpLease *lease, CpTarget *target);
 
 /*
  * Gives the connection back: clean, for reset, or ended if it is in doubt.
@@ -26,12 +42,14 @@ extern void cp_borrow(CpLease *lease, CpTarget *target, CpTime deadline);
 extern void cp_borrow_return(CpLease *lease, CpTime deadline);
 
 /*
- * Brings whatever the lease was in the middle of to an end: leaves the queue,
- * gives up a connect, stops a statement that runs (for no longer than the
- * deadline; what does not stop is closed).  Does not throw.  Afterwards the
- * lease is at rest, or holds nothing.
+ * In abort: what the lease was in the middle of ends with its connection: gives up a
+ * connect, closes what does not come to rest.  Does not throw.  Afterwards the lease holds
+ * nothing.
  */
-extern void cp_borrow_abort(CpLease *lease, CpTime deadline);
+extern void cp_borrow_break_off(CpLease *lease, CpTime deadline);
+
+/* What ran on the lease, if anything, was stopped, and its connection is at rest. */
+extern void cp_borrow_stopped(CpLease *lease);
 
 /* A statement has ended, one way or another: how long it took goes into usage. */
 extern void cp_borrow_stop_clock(CpLease *lease);

@@ -29,15 +29,19 @@ pg_noreturn extern void cp_borrow_throw_timeout(CpLease *lease, CpTarget *target
 /* ---- borrow_open.c ---- */
 
 /*
- * Opens the connection for which the lease has a permit.  False if that failed,
- * but the caller may wait for another one; throws if he may not.
+ * Opens the connection for which the lease has a permit, or goes on with that.  NONE if
+ * it failed, but the caller may wait for another one; throws if he may not.
+ * CONNECTING: only in steps.
  */
-extern bool cp_borrow_open(CpLease *lease, CpCheckout *c, CpTarget **current, CpTime deadline);
+extern CpBorrowStatus cp_borrow_open(CpBorrowing *b, CpLease *lease, CpTarget **current);
 
 /*
  * While this session waited, or tried in vain, the options may have been changed.
  * If so it asks anew, with the present ones; true then.
  */
-extern bool cp_borrow_follow_definition(CpLease *lease, CpCheckout *c, CpTarget **target);
+extern bool cp_borrow_follow_definition(CpBorrowing *b, CpLease *lease, CpTarget **target);
+
+/* The same, the target being the present one. */
+extern bool cp_borrow_ask_for(CpBorrowing *b, CpLease *lease, const CpTarget *target);
 
 #endif /* CP_BORROW_INTERNAL_H */

@@ -51,20 +51,30 @@ throw_connect_error(const CpTarget *target, CpFailure what, int sqlstate, const 
 							 errdetail("%s (SQLSTATE %s)", message, unpack_sql_state(sqlstate))));
 }
 
-bool
-cp_borrow_follow_definition(CpLease *lease, CpCheckout *c, CpTarget **target)
+/* Is the target what was asked for? */
+static bool
+is_asked_for(const CpBorrowing *b, const CpLease *lease, const CpTarget *target)
 {
-	CpFingerprint fingerprint = (*target)->fingerprint;
-	CpPoolKey key = (*target)->key;
+	return memcmp(&lease->key, &target->key, sizeof(target->key)) == 0 &&
+		memcmp(&b->c.fingerprint, &target->fingerprint, sizeof(target->fingerprint)) == 0;
+}
 
-	*target = cp_target_again(*target);
-	c->options = &(*target)->options;
-	c->fingerprint = (*target)->fingerprint;
-	if (memcmp(&key, &(*target)->key, sizeof(key)) == 0 &&
-		memcmp(&fingerprint, &c->fingerprint, sizeof(fingerprint)) == 0)
+bool
+cp_borrow_ask_for(CpBorrowing *b, CpLease *lease, const CpTarget *target)
+{
+	b->c.options = &target->options;
+	if (is_asked_for(b, lease, target))
 		return false;
-	cp_lease_set_target(lease, *target);
+	b->c.fingerprint = target->fingerprint;
+	cp_lease_set_target(lease, target);
 	return true;
+}
+
+bool
+cp_borrow_follow_definition(CpBorrowing *b, CpLease *lease, CpTarget **target)
+{
+	*target = cp_target_again(*target);
+	return cp_borrow_ask_for(b, lease, *target);
 }
 
 /*
@@ -73,7 +83,7 @@ cp_borrow_follow_definition(CpLease *lease, CpCheckout *c, CpTarget **target)
  * connection may come free for this caller, who then asks for it; throws otherwise.
  */
 static void
-end_failed_connect(CpLease *lease, CpCheckout *c, CpTarget **current, bool timed_out,
+end_failed_connect(CpBorrowing *b, CpLease *lease, CpTarget **current, bool timed_out,
 				   char *unresolved)
 {
 	int sqlstate = 0;
@@ -85,7 +95,7 @@ end_failed_connect(CpLease *lease, CpCheckout *c, CpTarget **current, bool timed
 	if (unresolved == NULL)
 		what = cp_message_connect_failure(lease->remote, timed_out, &sqlstate, &message);
 
-	if (cp_borrow_follow_definition(lease, c, current))
+	if (cp_borrow_follow_definition(b, lease, current))
 		what = CP_FAILURE_OUTDATED;
 	target = *current;
 	may_wait = cp_pool_connect_failed(lease->slot, lease->generation, what, sqlstate, message,
@@ -160,12 +170,15 @@ start_connect(CpLease *lease, const CpTarget *target)
 
 /* ---- by a tunnel --------------------------------------------------------- */
 
-/* Will the connection be one lease's only, whatever it comes out as? */
+/*
+ * Will the connection be one lease's only, whatever it comes out as?  The lease is
+ * unshared already if its permit is one beyond max_size.
+ */
 static bool
 is_for_one_lease(const CpLease *lease, const CpTarget *target)
 {
-	return target->uncommitted || lease->pool == CP_OVERFLOW_POOL ||
-		cp_shmem_broker_epoch() == 0;
+	return lease->unshared || target->uncommitted || target->by_environment ||
+		lease->pool == CP_OVERFLOW_POOL || cp_shmem_broker_epoch() == 0;
 }
 
 /* What a tunnel needs to open it; keywords and values are to stay meanwhile. */
@@ -190,30 +203,28 @@ make_order(const CpLease *lease, const CpTarget *target, const char *const *keyw
 }
 
 /*
- * Hands a tunnel the order, and waits.  ELSEWHERE: none took it, or the one that did
- * cannot do it.  What is left of an attempt then ends within a moment.
+ * Hands a tunnel the order.  GOING, or ELSEWHERE: none took it.
  */
 static CpConnectStatus
-await_tunnel(CpLease *lease, const CpTunnelOrder *order, CpTime limit)
+start_by_tunnel(CpLease *lease, const CpTunnelOrder *order, CpTime limit)
 {
-	CpConnectStatus status;
 	const char *error;
 	int sock = cp_tunnel_send_order(order, limit, true);
 
 	if (sock < 0)
 		return CP_CONNECT_ELSEWHERE;
 	lease->remote = cp_remote_start_by_tunnel(sock, &error);
-	if (lease->remote == NULL)
-		return CP_CONNECT_ELSEWHERE;
-	status = cp_remote_finish_connect(lease->remote, limit);
-	if (status == CP_CONNECT_ELSEWHERE)
-	{
-		int rest = cp_remote_end(lease->remote);
+	return lease->remote != NULL ? CP_CONNECT_GOING : CP_CONNECT_ELSEWHERE;
+}
 
-		lease->remote = NULL;
-		cp_remote_await_eof(rest, cp_deadline(cp_now(), CP_EOF_TIMEOUT_MS));
-	}
-	return status;
+/* The tunnel cannot do it; what is left of the attempt ends within a moment. */
+static void
+leave_tunnel(CpLease *lease)
+{
+	int rest = cp_remote_end(lease->remote);
+
+	lease->remote = NULL;
+	cp_remote_await_eof(rest, cp_deadline(cp_now(), CP_EOF_TIMEOUT_MS));
 }
 
 /*
@@ -232,7 +243,7 @@ connect_by_tunnel(CpLease *lease, const CpTarget *target, CpTime limit, char **u
 	if (*unresolved != NULL)
 		return cp_now() >= limit ? CP_CONNECT_TIMEOUT : CP_CONNECT_FAILED;
 	order = make_order(lease, target, keywords, values, limit);
-	return await_tunnel(lease, &order, limit);
+	return start_by_tunnel(lease, &order, limit);
 }
 
 /* ---- opening ------------------------------------------------------------- */
@@ -329,19 +340,10 @@ throw_tunnel_silent(CpLease *lease, const CpTarget *target, bool out_of_time)
 					 "view conpool.tunnels.")));
 }
 
-/* Connects in the way that is right for the options; the time may be over. */
+/* Begins to connect by itself. */
 static CpConnectStatus
-connect_lease(CpLease *lease, const CpTarget *target, CpTime limit, char **unresolved)
+connect_here(CpLease *lease, const CpTarget *target, char **unresolved)
 {
-	*unresolved = NULL;
-	if (!is_for_one_lease(lease, target) && cp_tunnel_is_there() &&
-		cp_tunnel_is_wanted(target->keywords, target->values))
-	{
-		CpConnectStatus status = connect_by_tunnel(lease, target, limit, unresolved);
-
-		if (status != CP_CONNECT_ELSEWHERE || cp_now() >= limit)
-			return status;
-	}
 	/* libpq would wait for a file that never ends, and could not be interrupted */
 	if (!cp_conninfo_tls_files_are_regular(target->keywords, target->values))
 	{
@@ -349,29 +351,101 @@ connect_lease(CpLease *lease, const CpTarget *target, CpTime limit, char **unres
 		return CP_CONNECT_FAILED;
 	}
 	start_connect(lease, target);
-	return cp_remote_finish_connect(lease->remote, limit);
+	return CP_CONNECT_GOING;
 }
 
-bool
-cp_borrow_open(CpLease *lease, CpCheckout *c, CpTarget **current, CpTime deadline)
+/* Begins to connect in the way that is right for the options; the time may be over. */
+static CpConnectStatus
+begin_connect(CpBorrowing *b, CpLease *lease, const CpTarget *target, char **unresolved)
+{
+	CpTime start = cp_now();
+
+	b->connect_start = start;
+	b->connect_limit = cp_earlier(b->deadline,
+								  cp_deadline(start, target->options.connect_timeout));
+	b->by_tunnel = false;
+	if (!is_for_one_lease(lease, target) && cp_tunnel_is_there() &&
+		cp_tunnel_is_wanted(target->keywords, target->values))
+	{
+		CpConnectStatus status = connect_by_tunnel(lease, target, b->connect_limit, unresolved);
+
+		b->by_tunnel = status == CP_CONNECT_GOING;
+		if (status != CP_CONNECT_ELSEWHERE || cp_now() >= b->connect_limit)
+			return status;
+	}
+	return connect_here(lease, target, unresolved);
+}
+
+/* Goes on with connecting; GOING only in steps. */
+static CpConnectStatus
+go_on(CpBorrowing *b, CpLease *lease)
+{
+	if (b->waits)
+		return cp_remote_finish_connect(lease->remote, b->connect_limit);
+	return cp_remote_connect_step(lease->remote, b->connect_limit, &b->events, &b->until);
+}
+
+/* Begins to connect, or goes on with it. */
+static CpConnectStatus
+connect_lease(CpBorrowing *b, CpLease *lease, const CpTarget *target, char **unresolved)
+{
+	CpConnectStatus status = CP_CONNECT_GOING;
+
+	*unresolved = NULL;
+	if (lease->remote == NULL)
+		status = begin_connect(b, lease, target, unresolved);
+	if (status == CP_CONNECT_GOING)
+		status = go_on(b, lease);
+	if (status != CP_CONNECT_ELSEWHERE || !b->by_tunnel)
+		return status;
+
+	leave_tunnel(lease);
+	b->by_tunnel = false;
+	if (cp_now() >= b->connect_limit)
+		return CP_CONNECT_ELSEWHERE;
+	status = connect_here(lease, target, unresolved);
+	return status == CP_CONNECT_GOING ? go_on(b, lease) : status;
+}
+
+/* What it connects to is not what is wanted any more. */
+static void
+end_outdated_connect(CpLease *lease)
+{
+	(void) cp_pool_connect_failed(lease->slot, lease->generation, CP_FAILURE_OUTDATED, 0, NULL,
+								  lease->requested_at);
+	cp_borrow_give_up(lease);
+}
+
+CpBorrowStatus
+cp_borrow_open(CpBorrowing *b, CpLease *lease, CpTarget **current)
 {
 	CpTarget *target = *current;
-	CpTime start = cp_now();
-	CpTime limit = cp_earlier(deadline, cp_deadline(start, target->options.connect_timeout));
+	CpConnectStatus status;
 	char *unresolved;
-	CpConnectStatus status = connect_lease(lease, target, limit, &unresolved);
+	bool out_of_time;
 
-	if (status == CP_CONNECT_TIMEOUT && limit == deadline)
+	if (lease->remote != NULL && !is_asked_for(b, lease, target))
+	{
+		end_outdated_connect(lease);
+		(void) cp_borrow_ask_for(b, lease, target);
+		return CP_BORROW_NONE;
+	}
+	status = connect_lease(b, lease, target, &unresolved);
+	out_of_time = b->connect_limit == b->deadline;
+	if (status == CP_CONNECT_GOING)
+		return CP_BORROW_CONNECTING;
+	if (status == CP_CONNECT_TIMEOUT && out_of_time)
 		throw_out_of_time(lease, target);
 	if (status == CP_CONNECT_ELSEWHERE)
-		throw_tunnel_silent(lease, target, limit == deadline);
+		throw_tunnel_silent(lease, target, out_of_time);
 	if (status == CP_CONNECT_FAILED || status == CP_CONNECT_TIMEOUT)
 	{
-		end_failed_connect(lease, c, current, status == CP_CONNECT_TIMEOUT, unresolved);
-		return false;
+		end_failed_connect(b, lease, current, status == CP_CONNECT_TIMEOUT, unresolved);
+		return CP_BORROW_NONE;
 	}
 	check_password_used(lease, target);
-	take_into_pool(lease, c, target, status == CP_CONNECT_OK, cp_now() - start);
+	take_into_pool(lease, &b->c, target, status == CP_CONNECT_OK,
+				   cp_now() - b->connect_start);
 	warn_if_unshared(lease);
-	return true;
+	return CP_BORROW_DONE;
 }

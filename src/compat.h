@@ -55,6 +55,11 @@
 #define CP_HAS_SCRAM_KEYS
 #endif
 
+/* validators hint at the name that was probably meant from 16 on */
+#if PG_VERSION_NUM >= 160000
+#define CP_HAS_CLOSEST_MATCH
+#endif
+
 /* wait events have names of their own from 17 on */
 #if PG_VERSION_NUM < 170000
 #define cp_new_wait_event(name) ((void) (name), PG_WAIT_EXTENSION)
@@ -62,6 +67,32 @@
 #else
 #define cp_new_wait_event(name) WaitEventExtensionNew(name)
 #define cp_proc_in_transaction(proc) LocalTransactionIdIsValid((proc)->vxid.lxid)
+#endif
+
+/* what dblink says to those who are no superusers */
+#if PG_VERSION_NUM < 160000
+#define CP_DBLINK_NO_PASSWORD "password is required"
+#define CP_DBLINK_NONE_GIVEN "Non-superusers must provide a password in the connection string."
+#define CP_DBLINK_NONE_USED \
+	"Non-superuser cannot connect if the server does not request a password."
+#define CP_DBLINK_NONE_USED_HINT "Target server's authentication method must be changed."
+#else
+#define CP_DBLINK_NO_PASSWORD "password or GSSAPI delegated credentials required"
+#define CP_DBLINK_NONE_GIVEN \
+	"Non-superusers must provide a password in the connection string or " \
+	"send delegated GSSAPI credentials."
+#define CP_DBLINK_NONE_USED \
+	"Non-superusers may only connect using credentials they provide, " \
+	"eg: password in connection string or delegated GSSAPI credentials"
+#define CP_DBLINK_NONE_USED_HINT \
+	"Ensure provided credentials match target server's authentication method."
+#endif
+
+/* Is the session about to be ended by transaction_timeout?  (17) */
+#if PG_VERSION_NUM >= 170000
+#define cp_transaction_timed_out() (TransactionTimeoutPending != 0)
+#else
+#define cp_transaction_timed_out() false
 #endif
 
 #endif /* CP_COMPAT_H */

@@ -21,7 +21,7 @@
 #include "tunnel.h"
 
 #ifdef PG_MODULE_MAGIC_EXT
-PG_MODULE_MAGIC_EXT(.name = "conpool", .version = "1.3");
+PG_MODULE_MAGIC_EXT(.name = "conpool", .version = "1.4");
 #else
 PG_MODULE_MAGIC;
 #endif

@@ -11,7 +11,8 @@
  * of them are held by waiters that are stuck themselves.  One that is not leaves
  * nobody stuck who waits for it, directly or not; so this backend is stuck if,
  * going from waiters to the holders of what they wait for, nothing but waiters
- * is met.
+ * is met.  One that gives leases back while it waits (map.c) is none of them until
+ * the last of those is back.
  *
  * Since no two pools are locked at a time, what was read may never have been
  * true at once.  Therefore all is read twice.  A lease that has ended never
@@ -65,6 +66,7 @@ typedef struct Holding
 	int holder_proc;
 	int holder_pid;
 	uint64 generation;
+	uint64 beyond; /* max_size: nobody waits for it to come back to its pool */
 	uint64 lease;
 } Holding;
 
@@ -142,7 +144,7 @@ read_pool(Reading *r, int p)
 	if (r->pool_is_read[p])
 		return;
 	LWLockAcquire(cp_shmem_pool_lock(p), LW_SHARED);
-	r->pool_size[p] = cp_pool_size(&cp_pools[p]);
+	r->pool_size[p] = cp_pool_counted(&cp_pools[p]);
 	for (int i = r->first_slot[p]; i != CP_NONE; i = r->next_slot[i])
 	{
 		const CpSharedSlot *slot = &cp_slots[i];
@@ -157,6 +159,7 @@ read_pool(Reading *r, int p)
 		h->holder_proc = slot->holder_proc;
 		h->holder_pid = slot->holder_pid;
 		h->generation = slot->generation;
+		h->beyond = slot->beyond;
 		h->lease = slot->lease;
 	}
 	LWLockRelease(cp_shmem_pool_lock(p));
@@ -182,7 +185,7 @@ awaited_by(const CpSharedPool *pool, CpTime now)
 	if (pool->paused || pool->breaker.state != CP_BREAKER_CLOSED ||
 		now < pool->ceiling_until)
 		return AWAITS_NOTHING;
-	if (cp_pool_size(pool) >= pool->options.max_size)
+	if (cp_pool_counted(pool) >= pool->options.max_size)
 		return AWAITS_POOL;
 	if (cp_server_is_full(pool->server))
 		return AWAITS_SERVER;
@@ -208,7 +211,7 @@ add_waiting(Reading *r, int proc, int pid)
 
 	waiting->awaits = AWAITS_NOTHING;
 	LWLockAcquire(cp_shmem_pool_lock(p), LW_SHARED);
-	if (w->state == CP_WAITER_QUEUED && w->pool == p && w->pid == pid)
+	if (w->state == CP_WAITER_QUEUED && w->pool == p && w->pid == pid && !w->serves)
 	{
 		waiting->proc = proc;
 		waiting->pid = pid;
@@ -251,7 +254,7 @@ is_awaited(const Waiting *w, const Holding *h)
 	switch ((Awaited) w->awaits)
 	{
 		case AWAITS_POOL:
-			return h->pool == w->pool;
+			return h->pool == w->pool && !h->beyond;
 		case AWAITS_SERVER:
 			return h->server == w->server;
 		case AWAITS_ANY:

@@ -20,6 +20,7 @@ int cp_guc_max_connections = 200;
 int cp_guc_max_pools = 100;
 int cp_guc_tunnel_workers = 1;
 bool cp_guc_allow_conninfo = true;
+bool cp_guc_dblink_overflow = true;
 int cp_guc_refresh_interval = 60;
 bool cp_guc_track = true;
 int cp_guc_log_min_wait = -1;
@@ -119,6 +120,13 @@ cp_guc_define(bool at_start)
 							 "Allows connection strings in place of a server's name.",
 							 NULL,
 							 &cp_guc_allow_conninfo, true,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable(PREFIX ".dblink_overflow",
+							 "Lets dblink's functions connect beyond a pool's max_size.",
+							 "What they hold by name is held until they disconnect, so "
+							 "sessions that would wait get a connection of their own, "
+							 "which is closed when it is given back.",
+							 &cp_guc_dblink_overflow, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable(PREFIX ".refresh_interval",
 							"Sets how often a standby looks for changed servers.",

@@ -12,6 +12,7 @@ extern int cp_guc_max_connections; /* slots; fixed at start */
 extern int cp_guc_max_pools;	   /* fixed at start */
 extern int cp_guc_tunnel_workers;  /* fixed at start, 0 = none */
 extern bool cp_guc_allow_conninfo;
+extern bool cp_guc_dblink_overflow; /* dblink connections beyond max_size */
 extern int cp_guc_refresh_interval; /* seconds, 0 = never */
 extern bool cp_guc_track;
 extern int cp_guc_log_min_wait;		/* milliseconds, -1 = never */

@@ -252,6 +252,19 @@ is_shutdown(int sqlstate)
 		sqlstate == ERRCODE_CANNOT_CONNECT_NOW;
 }
 
+/* It says itself by which function it was raised. */
+bool
+cp_message_is_remote(const ErrorData *error)
+{
+	return error->funcname != NULL && strcmp(error->funcname, "report_message") == 0;
+}
+
+int
+cp_message_sqlstate(const PGresult *error)
+{
+	return sqlstate_of(error, CP_ERRCODE_LOST);
+}
+
 bool
 cp_message_is_servers(const PGresult *error)
 {

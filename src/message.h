@@ -43,6 +43,12 @@ extern void cp_message_free_notices(CpNotices *notices);
  */
 extern bool cp_message_is_servers(const PGresult *error);
 
+/* Was it a remote server that raised this error, by cp_message_throw_error()? */
+extern bool cp_message_is_remote(const ErrorData *error);
+
+/* The SQLSTATE of an error, 08006 if it has none. */
+extern int cp_message_sqlstate(const PGresult *error);
+
 /*
  * Raises the error of a remote statement with the fields it came with; 57P01
  * to 57P03 as 08006, since it is not the local session that is ending.

@@ -43,6 +43,8 @@
 #define MIN_CEILING_TIME (1 * USECS_PER_SEC)
 /* by so many doublings its backoff begins later than that of a breaker */
 #define CEILING_BACKOFF_STEPS 3
+/* one in so many slots is not for connections beyond max_size */
+#define RESERVED_SHARE 4
 
 /* ---- the queue ------------------------------------------------------------ */
 
@@ -63,6 +65,7 @@ queue_push(CpSharedPool *pool, int i, bool at_head)
 		pool->queue_tail = i;
 	w->state = CP_WAITER_QUEUED;
 	pool->waiting++;
+	pool->exceeding += w->may_exceed;
 }
 
 static void
@@ -80,6 +83,7 @@ queue_unlink(CpSharedPool *pool, int i)
 		pool->queue_tail = w->prev;
 	w->prev = w->next = CP_NONE;
 	pool->waiting--;
+	pool->exceeding -= w->may_exceed;
 }
 
 #ifdef USE_ASSERT_CHECKING
@@ -111,6 +115,7 @@ check_pool(int p)
 	CpSharedPool *pool = &cp_pools[p];
 	int listed = 0;
 	int queued = 0;
+	int exceeding = 0;
 	int prev = CP_NONE;
 
 	for (int i = pool->idle_head; i != CP_NONE; prev = i, i = cp_slots[i].next)
@@ -132,11 +137,13 @@ check_pool(int p)
 		Assert(cp_waiters[i].pool == p);
 		Assert(cp_waiters[i].prev == prev);
 		queued++;
+		exceeding += cp_waiters[i].may_exceed;
 	}
 	Assert(prev == pool->queue_tail);
 	Assert(queued == pool->waiting);
+	Assert(exceeding == pool->exceeding);
 	for (int s = 0; s < CP_SLOT_STATES; s++)
-		Assert(pool->counts[s] >= 0);
+		Assert(pool->beyond[s] >= 0 && pool->counts[s] >= pool->beyond[s]);
 	Assert(pool->counts[CP_SLOT_FREE] == 0);
 	Assert(pool->tunnelled == count_tunnelled(p));
 #endif
@@ -237,10 +244,8 @@ find_idle(int p, const CpFingerprint *fingerprint, const CpCheckout *own)
 }
 
 static void
-set_holder(CpSharedSlot *slot, int procno, CpTime now)
+set_holder(CpSharedSlot *slot, int procno, const CpSharedWaiter *w, CpTime now)
 {
-	CpSharedWaiter *w = &cp_waiters[procno];
-
 	slot->holder_proc = procno;
 	slot->holder_pid = w->pid;
 	slot->lease = w->lease;
@@ -260,27 +265,25 @@ set_holder(CpSharedSlot *slot, int procno, CpTime now)
 	SpinLockRelease(&slot->mutex);
 }
 
-/* The first waiter gets a slot; it reads what without the lock. */
+/* A waiter gets a slot; it reads what without the lock. */
 static void
-grant(int p, int i, CpWaiterState what, CpTime now)
+grant(int p, int procno, int i, CpWaiterState what, CpTime now)
 {
-	CpSharedPool *pool = &cp_pools[p];
-	int procno = pool->queue_head;
 	CpSharedWaiter *w = &cp_waiters[procno];
 
-	queue_unlink(pool, procno);
-	set_holder(&cp_slots[i], procno, now);
+	queue_unlink(&cp_pools[p], procno);
+	set_holder(&cp_slots[i], procno, w, now);
 	w->slot = i;
 	w->generation = cp_slots[i].generation;
 	pg_write_barrier();
 	w->state = what;
 }
 
-static void
-grant_lease(int p, int i)
+/* IDLE -> LEASED, for one who has waited since w->since; returns the time. */
+static CpTime
+lease_out(int p, int i, CpSharedWaiter *w)
 {
 	CpSharedPool *pool = &cp_pools[p];
-	CpSharedWaiter *w = &cp_waiters[pool->queue_head];
 	CpTime now;
 
 	cp_slot_set_state(i, CP_SLOT_LEASED);
@@ -290,19 +293,27 @@ grant_lease(int p, int i)
 	w->wait = now - w->since;
 	cp_slots[i].wait = w->wait;
 	cp_slots[i].wait_tracked = cp_stats_checkout(&pool->stats, w->wait);
-	grant(p, i, CP_WAITER_GRANTED_LEASE, now);
+	return now;
 }
 
 static void
-grant_permit(int p, int i)
+grant_lease(int p, int i)
 {
-	CpSharedPool *pool = &cp_pools[p];
-	CpSharedWaiter *w = &cp_waiters[pool->queue_head];
+	int procno = cp_pools[p].queue_head;
+	CpTime now = lease_out(p, i, &cp_waiters[procno]);
+
+	grant(p, procno, i, CP_WAITER_GRANTED_LEASE, now);
+}
+
+static void
+grant_permit(int p, int procno, int i)
+{
+	CpSharedWaiter *w = &cp_waiters[procno];
 
 	cp_slots[i].fingerprint = w->fingerprint;
 	cp_slots[i].own_options = w->wants_permit;
 	cp_pool_begin_connect(p, i);
-	grant(p, i, CP_WAITER_GRANTED_PERMIT, cp_slots[i].state_since);
+	grant(p, procno, i, CP_WAITER_GRANTED_PERMIT, cp_slots[i].state_since);
 }
 
 /* The breaker learns who is its prober, or that there is one more attempt. */
@@ -311,7 +322,7 @@ cp_pool_begin_connect(int p, int i)
 {
 	CpSharedPool *pool = &cp_pools[p];
 
-	Assert(cp_pool_size(pool) < pool->options.max_size);
+	Assert(cp_slots[i].beyond || cp_pool_counted(pool) < pool->options.max_size);
 	cp_slot_set_state(i, CP_SLOT_CONNECTING);
 	cp_slots[i].begun_at = cp_slots[i].state_since;
 	if (!cp_slots[i].own_options &&
@@ -323,7 +334,7 @@ cp_pool_begin_connect(int p, int i)
 static bool
 has_room(const CpSharedPool *pool, CpTime now)
 {
-	return cp_pool_size(pool) < cp_pool_ceiling(pool, now) &&
+	return cp_pool_counted(pool) < cp_pool_ceiling(pool, now) &&
 		pool->counts[CP_SLOT_CONNECTING] < pool->options.connect_concurrency;
 }
 
@@ -343,20 +354,24 @@ patience(const CpSharedPool *pool)
 }
 
 /*
- * Does the breaker let the first waiter connect?  It knows nothing of the remote
+ * Does the breaker let a waiter connect?  It knows nothing of the remote
  * of one who comes with options of his own.  One who has no time to wait for the
  * outcome becomes its prober only if nobody better comes for a while.
  */
 static bool
-breaker_lets_first(const CpSharedPool *pool, CpTime now)
+breaker_lets(const CpSharedPool *pool, const CpSharedWaiter *w, CpTime now)
 {
-	const CpSharedWaiter *w = &cp_waiters[pool->queue_head];
-
 	if (w->wants_permit || pool->breaker.state == CP_BREAKER_CLOSED)
 		return true;
 	return cp_breaker_allows(&pool->breaker, now) &&
 		(w->deadline - now >= patience(pool) ||
 		 now - pool->breaker.next_attempt >= PRECEDENCE);
+}
+
+static bool
+breaker_lets_first(const CpSharedPool *pool, CpTime now)
+{
+	return breaker_lets(pool, &cp_waiters[pool->queue_head], now);
 }
 
 /*
@@ -419,7 +434,7 @@ make_room(int p, CpTime now, CpAftermath *after)
 {
 	CpSharedPool *pool = &cp_pools[p];
 
-	if (cp_pool_size(pool) < cp_pool_ceiling(pool, now) ||
+	if (cp_pool_counted(pool) < cp_pool_ceiling(pool, now) ||
 		pool->counts[CP_SLOT_CLOSING] >= pool->waiting || !breaker_lets_first(pool, now))
 		return;
 	for (int i = pool->idle_tail; i != CP_NONE; i = cp_slots[i].prev)
@@ -429,6 +444,71 @@ make_room(int p, CpTime now, CpAftermath *after)
 		cp_slot_close(i, CP_CLOSE_GIVEN, after);
 		return;
 	}
+}
+
+/*
+ * Is max_size all that keeps this waiter from opening a connection?  Not if the
+ * remote has no room for more.
+ */
+static bool
+exceeds(const CpSharedPool *pool, const CpSharedWaiter *w, CpTime now)
+{
+	return w->may_exceed && !pool->paused &&
+		cp_pool_counted(pool) >= pool->options.max_size &&
+		cp_pool_ceiling(pool, now) == pool->options.max_size &&
+		pool->counts[CP_SLOT_CONNECTING] < pool->options.connect_concurrency &&
+		breaker_lets(pool, w, now);
+}
+
+/*
+ * What goes beyond max_size must leave slots for other pools, or any role could take
+ * them all.
+ */
+static bool
+has_spare_slots(void)
+{
+	bool result;
+
+	SpinLockAcquire(&cp_shared->free_mutex);
+	result = cp_shared->free_count > cp_shared->max_slots / RESERVED_SHARE;
+	SpinLockRelease(&cp_shared->free_mutex);
+	return result;
+}
+
+/*
+ * Permits beyond max_size, for whom in the queue they will do: they take nothing
+ * from those before them.  False if no slot, or place of the server, was free.
+ */
+static bool
+dispatch_beyond(int p, CpAftermath *after, CpTime now)
+{
+	CpSharedPool *pool = &cp_pools[p];
+	int next;
+
+	for (int procno = pool->queue_head; procno != CP_NONE && pool->exceeding > 0; procno = next)
+	{
+		bool is_own = procno == cp_shmem_my_proc();
+		int i;
+
+		next = cp_waiters[procno].next;
+		if (!exceeds(pool, &cp_waiters[procno], now))
+			continue;
+		if (!has_spare_slots())
+			break;
+		if (!is_own && after->nwakes == CP_MAX_WAKES)
+		{
+			after->dispatch_again = true;
+			break;
+		}
+		i = cp_slot_allocate(p);
+		if (i == CP_NONE)
+			return false;
+		cp_slots[i].beyond = true;
+		grant_permit(p, procno, i);
+		if (!is_own)
+			after->wakes[after->nwakes++] = procno;
+	}
+	return true;
 }
 
 /*
@@ -474,11 +554,13 @@ cp_pool_dispatch(int p, CpAftermath *after, const CpCheckout *own)
 				starved = true;
 				break;
 			}
-			grant_permit(p, i);
+			grant_permit(p, procno, i);
 		}
 		if (!is_own)
 			after->wakes[after->nwakes++] = procno;
 	}
+	if (pool->exceeding > 0 && !starved)
+		starved = !dispatch_beyond(p, after, now);
 	set_starved(pool, starved, after);
 }
 
@@ -498,6 +580,8 @@ enqueue(CpCheckout *c)
 	w->wait = 0;
 	w->suspect = false;
 	w->wants_permit = c->wants_permit;
+	w->may_exceed = c->may_exceed && c->scope == CP_SCOPE_SESSION;
+	w->serves = c->serves;
 	w->fingerprint = c->fingerprint;
 	w->lease = c->lease;
 	w->scope = c->scope;
@@ -520,10 +604,24 @@ take_grant(CpCheckout *c)
 	c->generation = w->generation;
 	c->wait = w->wait;
 	c->suspect = w->suspect;
+	c->beyond = state == CP_WAITER_GRANTED_PERMIT && cp_slots[w->slot].beyond;
 	w->state = CP_WAITER_NONE;
 	if (state == CP_WAITER_REFUSED)
 		return CP_GRANT_REFUSED;
 	return state == CP_WAITER_GRANTED_LEASE ? CP_GRANT_LEASE : CP_GRANT_PERMIT;
+}
+
+/* Are all connections that count in this process's hands? */
+static bool
+holds_all_counted(int p)
+{
+	for (int i = 0; i < cp_shared->max_slots; i++)
+	{
+		if (cp_slots[i].pool == p && !cp_slots[i].beyond &&
+			cp_slots[i].holder_proc != cp_shmem_my_proc())
+			return false;
+	}
+	return true;
 }
 
 /*
@@ -532,21 +630,48 @@ take_grant(CpCheckout *c)
  * themselves, so all must be its own.
  */
 static bool
-waits_for_itself(const CpSharedPool *pool, const CpCheckout *c)
+waits_for_itself(const CpCheckout *c)
 {
-	return c->held > 0 && c->held >= cp_pool_size(pool) &&
-		cp_pool_size(pool) >= pool->options.max_size;
+	const CpSharedPool *pool = &cp_pools[c->pool];
+	int counted = cp_pool_counted(pool);
+
+	return c->held > 0 && c->held >= counted && counted >= pool->options.max_size &&
+		holds_all_counted(c->pool);
+}
+
+/* What nothing else can help: a permit beyond max_size; true if it is granted. */
+static bool
+get_beyond(const CpCheckout *c, CpAftermath *after)
+{
+	CpSharedPool *pool = &cp_pools[c->pool];
+	CpSharedWaiter *w = &cp_waiters[cp_shmem_my_proc()];
+
+	if (!c->may_exceed || w->may_exceed)
+		return false;
+	w->may_exceed = true;
+	pool->exceeding++;
+	(void) dispatch_beyond(c->pool, after, cp_now());
+	return w->state != CP_WAITER_QUEUED;
 }
 
 /* Not served at once: may the caller stay in the queue? */
 static CpGrant
-stay_in_queue(CpCheckout *c)
+stay_in_queue(CpCheckout *c, CpAftermath *after)
 {
 	CpSharedPool *pool = &cp_pools[c->pool];
 	CpGrant result = CP_GRANT_QUEUED;
 
-	if (waits_for_itself(pool, c))
-		result = CP_GRANT_SELF_DEADLOCK;
+	if (c->patience != CP_PATIENCE_QUEUE)
+		result = CP_GRANT_NONE;
+	else if (waits_for_itself(c))
+	{
+		if (get_beyond(c, after))
+			return take_grant(c);
+		/* others' connects will be over, and then it is this one's turn */
+		if (!c->may_exceed ||
+			pool->counts[CP_SLOT_CONNECTING] < pool->options.connect_concurrency)
+			result = CP_GRANT_SELF_DEADLOCK;
+	}
 	else if (!c->again && pool->options.max_waiters >= 0 &&
 			 pool->waiting > pool->options.max_waiters)
 	{
@@ -565,6 +690,38 @@ stay_in_queue(CpCheckout *c)
 		cp_waiters[cp_shmem_my_proc()].state = CP_WAITER_NONE;
 	}
 	return result;
+}
+
+/*
+ * An idle connection, if there is one and nobody has to wait for one; without this
+ * backend's place in the queue, which may be of another pool now.
+ */
+static CpGrant
+take_idle(CpCheckout *c)
+{
+	CpSharedPool *pool = &cp_pools[c->pool];
+	CpSharedWaiter me = {
+		.pid = MyProcPid,
+		.since = c->since,
+		.lease = c->lease,
+		.scope = c->scope,
+		.role = c->role,
+	};
+	CpTime now;
+	int i;
+
+	if (c->wants_permit || pool->paused || pool->queue_head != CP_NONE)
+		return CP_GRANT_NONE;
+	i = find_idle(c->pool, &c->fingerprint, c);
+	if (i == CP_NONE)
+		return CP_GRANT_NONE;
+	now = lease_out(c->pool, i, &me);
+	set_holder(&cp_slots[i], cp_shmem_my_proc(), &me, now);
+	c->slot = i;
+	c->generation = cp_slots[i].generation;
+	c->wait = me.wait;
+	c->suspect = me.suspect;
+	return CP_GRANT_LEASE;
 }
 
 /* Closes what is idle above max_size. */
@@ -682,12 +839,18 @@ cp_pool_checkout(CpCheckout *c)
 		cp_pool_forget_failures(pool, &c->fingerprint);
 	}
 	pool->last_used = c->since;
+	if (c->patience == CP_PATIENCE_NONE)
+	{
+		result = take_idle(c);
+		cp_pool_unlock(c->pool, &after);
+		return result;
+	}
 	enqueue(c);
 	cp_pool_dispatch(c->pool, &after, c);
 	result = take_grant(c);
 	if (result == CP_GRANT_QUEUED)
 	{
-		result = stay_in_queue(c);
+		result = stay_in_queue(c, &after);
 		if (result != CP_GRANT_QUEUED)
 			cp_pool_dispatch(c->pool, &after, NULL);
 	}
@@ -699,6 +862,35 @@ CpGrant
 cp_pool_granted(CpCheckout *c)
 {
 	return take_grant(c);
+}
+
+void
+cp_pool_serves(bool serves)
+{
+	CpSharedWaiter *w = &cp_waiters[cp_shmem_my_proc()];
+	int p = w->pool;
+
+	if (((volatile CpSharedWaiter *) w)->state == CP_WAITER_NONE || w->serves == serves)
+		return;
+	cp_pool_lock(p);
+	w->serves = serves;
+	LWLockRelease(cp_shmem_pool_lock(p));
+}
+
+uint64
+cp_pool_awaited(void)
+{
+	const volatile CpSharedWaiter *w = &cp_waiters[cp_shmem_my_proc()];
+
+	return w->state == CP_WAITER_NONE ? 0 : w->lease;
+}
+
+bool
+cp_pool_was_served(void)
+{
+	CpWaiterState state = ((volatile CpSharedWaiter *) &cp_waiters[cp_shmem_my_proc()])->state;
+
+	return state != CP_WAITER_NONE && state != CP_WAITER_QUEUED;
 }
 
 static void
@@ -815,6 +1007,7 @@ cp_pool_connected(CpCheckout *c, const CpConnected *info)
 	cp_slot_set_state(c->slot, CP_SLOT_LEASED);
 	slot->leased_at = now;
 	slot->uses = 1;
+	pool->stats.counters.overflowed += slot->beyond;
 	c->wait = slot->wait = now - c->since;
 	slot->wait_tracked = cp_stats_checkout(&pool->stats, c->wait);
 	c->generation = slot->generation;
@@ -849,7 +1042,9 @@ cp_problem_note(CpProblem *problem, int sqlstate, const char *message, CpTime no
 static void
 lower_ceiling(CpSharedPool *pool, CpTime now)
 {
-	int live = Max(cp_pool_live(pool), 1);
+	int live = Max(cp_pool_counted(pool) - cp_pool_counted_in(pool, CP_SLOT_CONNECTING) -
+					   cp_pool_counted_in(pool, CP_SLOT_CLOSING),
+				   1);
 	int steps = ++pool->ceiling_failures + CEILING_BACKOFF_STEPS;
 
 	pool->ceiling = now < pool->ceiling_until ? Min(pool->ceiling, live) : live;

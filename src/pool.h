@@ -23,6 +23,14 @@ extern int cp_pool_find(const CpPoolKey *key, const char *name, bool uncommitted
 
 /* ---- checkout ---- */
 
+/* What a caller does who does not get at once what he wants. */
+typedef enum CpPatience
+{
+	CP_PATIENCE_QUEUE, /* stays in the queue */
+	CP_PATIENCE_OPEN,  /* goes, but would open a connection */
+	CP_PATIENCE_NONE   /* goes; may stand in another queue meanwhile */
+} CpPatience;
+
 typedef struct CpCheckout
 {
 	/* in */
@@ -36,9 +44,16 @@ typedef struct CpCheckout
 	CpTime since;	   /* when the caller began */
 	CpTime deadline;   /* when its time is over */
 	bool wants_permit; /* unshared only: no idle connection will do */
+	/*
+	 * A permit beyond max_size, for an unshared connection, will do: rather than wait;
+	 * but in scope "statement" only if the caller holds all others itself.
+	 */
+	bool may_exceed;
 	/* what was granted turned out dead: goes to the head of the queue */
 	bool again;
-	int held; /* leases this backend holds in the pool */
+	CpPatience patience;
+	int held;	 /* leases this backend holds in the pool, and will while it waits */
+	bool serves; /* it gives back leases, of whatever pools, while it waits */
 	/* per slot: generation this backend has adopted, or 0; NULL = none */
 	uint64 *adopted;
 	int last_slot; /* tried first, or CP_NONE */
@@ -48,6 +63,7 @@ typedef struct CpCheckout
 	uint64 generation;
 	CpTime wait;  /* microseconds counted as wait so far */
 	bool suspect; /* it may be dead: check it before use */
+	bool beyond;  /* the permit is one beyond max_size */
 } CpCheckout;
 
 typedef enum CpGrant
@@ -55,6 +71,7 @@ typedef enum CpGrant
 	CP_GRANT_LEASE,	 /* slot is LEASED to the caller */
 	CP_GRANT_PERMIT, /* slot is CONNECTING, the caller opens it */
 	CP_GRANT_QUEUED, /* in the queue: wait for the latch */
+	CP_GRANT_NONE,	 /* his patience is over, nothing has happened */
 	CP_GRANT_QUEUE_FULL,
 	CP_GRANT_REFUSED,		/* the breaker is open, and no connection lives */
 	CP_GRANT_SELF_DEADLOCK, /* the caller holds every connection itself */
@@ -63,8 +80,20 @@ typedef enum CpGrant
 
 extern CpGrant cp_pool_checkout(CpCheckout *c);
 
-/* A waiter asks after its latch was set: LEASE, PERMIT or still QUEUED. */
+/* A waiter asks after its latch was set: LEASE, PERMIT, REFUSED or still QUEUED. */
 extern CpGrant cp_pool_granted(CpCheckout *c);
+
+/*
+ * This backend, if it waits, holds leases that it gives back meanwhile, or none of that
+ * kind.  To be said before the first is taken, and after the last has gone.
+ */
+extern void cp_pool_serves(bool serves);
+
+/* The lease for which this backend stands in a queue, or was granted; 0 = none. */
+extern uint64 cp_pool_awaited(void);
+
+/* Has cp_pool_granted() something else to say than QUEUED? */
+extern bool cp_pool_was_served(void);
 
 typedef enum CpLeave
 {
@@ -193,6 +222,12 @@ extern bool cp_pool_checkin(CpCheckin *c);
  */
 extern bool cp_pool_add_usage(int slot, uint64 generation, const CpUsage *usage,
 							  CpLeakRecord *leak);
+
+/*
+ * The holder of a lease tells how a remote transaction on it has ended, as long as it
+ * holds it: before checkin.  Nothing if the slot is another's.
+ */
+extern void cp_pool_count_transaction(int slot, uint64 generation, CpOutcome outcome);
 
 /*
  * The holder says from when to when a remote statement runs.  begins: false if

@@ -49,6 +49,15 @@ extern int cp_pool_lock_of(int i, uint64 generation);
 extern bool cp_slot_has_holder(CpSlotState state);
 extern int cp_pool_size(const CpSharedPool *pool);
 
+/* Those of its connections that max_size is about; and in one state. */
+extern int cp_pool_counted(const CpSharedPool *pool);
+
+static inline int
+cp_pool_counted_in(const CpSharedPool *pool, CpSlotState state)
+{
+	return pool->counts[state] - pool->beyond[state];
+}
+
 /* Has it more connections than it may, without those that are closing? */
 extern bool cp_pool_is_oversized(const CpSharedPool *pool);
 

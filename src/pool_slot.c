@@ -55,6 +55,16 @@ cp_pool_size(const CpSharedPool *pool)
 	return size;
 }
 
+int
+cp_pool_counted(const CpSharedPool *pool)
+{
+	int counted = 0;
+
+	for (int s = CP_SLOT_FREE + 1; s < CP_SLOT_STATES; s++)
+		counted += cp_pool_counted_in(pool, s);
+	return counted;
+}
+
 bool
 cp_pool_is_busy(const CpSharedPool *pool)
 {
@@ -66,7 +76,8 @@ cp_pool_is_busy(const CpSharedPool *pool)
 bool
 cp_pool_is_oversized(const CpSharedPool *pool)
 {
-	return cp_pool_size(pool) - pool->counts[CP_SLOT_CLOSING] > pool->options.max_size;
+	return cp_pool_counted(pool) - cp_pool_counted_in(pool, CP_SLOT_CLOSING) >
+		pool->options.max_size;
 }
 
 int
@@ -288,6 +299,16 @@ cp_pool_look_after(const CpSharedPool *pool)
 		pg_atomic_write_u32(&cp_shared->upkeep_wanted, 1);
 }
 
+static void
+count(int i, CpSlotState state, int change)
+{
+	CpSharedPool *pool = &cp_pools[cp_slots[i].pool];
+
+	pool->counts[state] += change;
+	if (cp_slots[i].beyond)
+		pool->beyond[state] += change;
+}
+
 /*
  * The one place that changes a slot's state.  Keeps the pool's counts, the
  * idle list and the generation in step with it.
@@ -305,9 +326,9 @@ cp_slot_set_state(int i, CpSlotState to)
 	if (cp_slot_is_listed(from) && !cp_slot_is_listed(to))
 		idle_unlink(pool, i);
 	if (from != CP_SLOT_FREE)
-		pool->counts[from]--;
+		count(i, from, -1);
 	if (to != CP_SLOT_FREE)
-		pool->counts[to]++;
+		count(i, to, 1);
 	slot->state = to;
 	slot->state_since = cp_now();
 	if (cp_slot_is_listed(to) && !cp_slot_is_listed(from))
@@ -405,6 +426,7 @@ cp_slot_allocate(int p)
 	slot->vault_epoch = 0;
 	slot->own_options = false;
 	slot->unshared = false;
+	slot->beyond = false;
 	slot->encrypted = false;
 	slot->tunnel = 0;
 	slot->tls_version[0] = slot->tls_cipher[0] = '\0';

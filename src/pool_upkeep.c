@@ -192,7 +192,7 @@ look_at_idle(CpSharedPool *pool, CpTime now, CpAftermath *after)
 static int
 lacking(const CpSharedPool *pool, CpTime now)
 {
-	int size = cp_pool_size(pool);
+	int size = cp_pool_counted(pool);
 	int ceiling = cp_pool_ceiling(pool, now);
 	int wanted;
 
@@ -203,7 +203,7 @@ lacking(const CpSharedPool *pool, CpTime now)
 	if (cp_server_is_full(pool->server))
 		return 0;
 	/* those that are closing are no use, but in the way */
-	return Max(Min(wanted - (size - pool->counts[CP_SLOT_CLOSING]), ceiling - size), 0);
+	return Max(Min(wanted - (size - cp_pool_counted_in(pool, CP_SLOT_CLOSING)), ceiling - size), 0);
 }
 
 /* The first moment at which what is lacking may be opened. */

@@ -233,6 +233,17 @@ cp_pool_reset_stats(int p)
 	LWLockRelease(cp_shmem_pool_lock(p));
 }
 
+void
+cp_pool_count_transaction(int slot, uint64 generation, CpOutcome outcome)
+{
+	int p = cp_pool_lock_of(slot, generation);
+
+	if (p == CP_NONE)
+		return;
+	cp_stats_transaction(&cp_pools[p].stats, outcome);
+	LWLockRelease(cp_shmem_pool_lock(p));
+}
+
 bool
 cp_pool_read_latency(int p, uint64 generation, CpLatency kind, CpHistogram *histogram)
 {

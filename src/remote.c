@@ -5,8 +5,8 @@
  * Runs in client backends, dialer and tunnel and, for adopted connections, in the
  * broker.  Called by the modules that hold a connection.  Must never throw because
  * of the remote, and never block where interrupts are not served, except in
- * cp_remote_recover() and cp_remote_cancel(), which run in aborts and have a
- * deadline.
+ * cp_remote_cancel(), which runs in aborts and has a deadline.  What is left of a
+ * statement is dealt with in settle.c.
  *
  * While a tunnel connects (cp_remote_start_by_tunnel) there is no PGconn yet, and
  * everything here must bear that; libpq's functions do.
@@ -46,8 +46,8 @@ enum
 /* bytes that are kept of what libpq says of one host: the remote has a part in it */
 #define HOST_ERROR_MAX 2048
 
-/* how long the rest of a result is read before it is cancelled, microseconds */
-#define RECOVER_PATIENCE 5000
+/* until a cancel is tried again for which there was no room, microseconds */
+#define CANCEL_PAUSE 5000
 
 /* bytes that a server may send before it is ready, where others' memory is at stake */
 #define RECEIVED_MAX (1024 * 1024)
@@ -958,8 +958,9 @@ cp_remote_check(CpRemote *remote, CpTime deadline)
 	return status == CP_PING_ALIVE;
 }
 
-bool
-cp_remote_send(CpRemote *remote, const char *sql, int nparams, const Oid *types,
+/* whole: each result is collected, instead of row by row */
+static bool
+send_statement(CpRemote *remote, bool whole, const char *sql, int nparams, const Oid *types,
 			   const char *const *values)
 {
 	PGconn *conn = remote->conn;
@@ -970,7 +971,7 @@ cp_remote_send(CpRemote *remote, const char *sql, int nparams, const Oid *types,
 		sent = PQsendQuery(conn, sql);
 	else
 		sent = PQsendQueryParams(conn, sql, nparams, types, values, NULL, NULL, 0);
-	if (!sent || !PQsetSingleRowMode(conn))
+	if (!sent || !(whole || PQsetSingleRowMode(conn)))
 		return false;
 
 	while ((unsent = PQflush(conn)) > 0)
@@ -980,6 +981,20 @@ cp_remote_send(CpRemote *remote, const char *sql, int nparams, const Oid *types,
 			return false;
 	}
 	return unsent == 0;
+}
+
+bool
+cp_remote_send(CpRemote *remote, const char *sql, int nparams, const Oid *types,
+			   const char *const *values)
+{
+	return send_statement(remote, false, sql, nparams, types, values);
+}
+
+bool
+cp_remote_send_whole(CpRemote *remote, const char *sql, int nparams, const Oid *types,
+					 const char *const *values)
+{
+	return send_statement(remote, true, sql, nparams, types, values);
 }
 
 /* Would PQgetResult() block? */
@@ -1007,100 +1022,71 @@ cp_remote_next_result(CpRemote *remote)
 	return PQgetResult(remote->conn);
 }
 
+bool
+cp_remote_has_result(CpRemote *remote)
+{
+	/* if libpq cannot read, its next result says why */
+	return !PQisBusy(remote->conn) || !PQconsumeInput(remote->conn) || !PQisBusy(remote->conn);
+}
+
+/* Does one of the first n have the same socket? */
+static bool
+is_listed(CpRemote *const *remotes, int n, pgsocket sock)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (cp_remote_socket(remotes[i]) == sock)
+			return true;
+	}
+	return false;
+}
+
+/* What is awaited on its socket: while it connects libpq has a say. */
+static int
+awaited_events(const CpRemote *remote)
+{
+	if (remote->recorder == NULL || remote->tunnel_sock >= 0 ||
+		remote->polling == PGRES_POLLING_READING)
+		return WL_SOCKET_READABLE;
+	return WL_SOCKET_WRITEABLE;
+}
+
+int
+cp_remote_wait_any(CpRemote *const *remotes, int n, CpTime deadline)
+{
+	WaitEvent occurred;
+	WaitEventSet *set;
+	int found;
+
+	for (int i = 0; i < n; i++)
+	{
+		/* libpq has closed it, and says why when it is asked to go on */
+		if (cp_remote_socket(remotes[i]) == PGINVALID_SOCKET)
+			return WL_SOCKET_READABLE;
+	}
+	set = cp_create_wait_event_set(n + 2);
+	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	for (int i = 0; i < n; i++)
+	{
+		pgsocket sock = cp_remote_socket(remotes[i]);
+
+		if (!is_listed(remotes, i, sock))
+			AddWaitEventToSet(set, awaited_events(remotes[i]), sock, NULL, NULL);
+	}
+	found = WaitEventSetWait(set, cp_timeout_ms(deadline), &occurred, 1,
+							 cp_wait_event(CP_WAIT_REMOTE));
+	FreeWaitEventSet(set);
+	return found == 0 ? WL_TIMEOUT : (int) occurred.events;
+}
+
 uint64
 cp_remote_changes(CpRemote *remote)
 {
 	return cp_greeting_changes(&remote->greeting, remote->conn);
 }
 
-/* ---- recovering ---- */
-
-typedef enum Drained
-{
-	DRAINED,	 /* up to ReadyForQuery */
-	DRAIN_MORE,	 /* the deadline passed */
-	DRAIN_BROKEN /* lost, or in a state with no safe way out */
-} Drained;
-
-/*
- * Does the connection survive this result?  An error that did not come from
- * the server (it has no SQLSTATE) means that libpq has lost its place.
- * probing: it is the answer to an empty statement, which a cancel that was
- * late may have hit.
- */
-static bool
-is_survivable(const PGresult *result, bool probing)
-{
-	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-
-	switch (PQresultStatus(result))
-	{
-		case PGRES_EMPTY_QUERY:
-			return true;
-		case PGRES_COMMAND_OK:
-		case PGRES_TUPLES_OK:
-		case PGRES_SINGLE_TUPLE:
-			return !probing;
-		case PGRES_FATAL_ERROR:
-			return sqlstate != NULL && (!probing || strcmp(sqlstate, "57014") == 0);
-		default:
-			return false;
-	}
-}
-
-/* Reads until PQgetResult() would not block, or the deadline. */
-static Drained
-read_until_ready(CpRemote *remote, CpTime deadline)
-{
-	while (is_busy(remote))
-	{
-		int unsent = PQflush(remote->conn);
-		int wanted = POLLIN | (unsent > 0 ? POLLOUT : 0);
-
-		if (unsent < 0 || PQsocket(remote->conn) == PGINVALID_SOCKET)
-			return DRAIN_BROKEN;
-		if (cp_net_poll(PQsocket(remote->conn), wanted, deadline) == 0 ||
-			cp_now() >= deadline)
-			return DRAIN_MORE;
-		if (!PQconsumeInput(remote->conn))
-			return DRAIN_BROKEN;
-	}
-	return DRAINED;
-}
-
-/* Reads what the server sends for the statement that runs, and drops it. */
-static Drained
-drain(CpRemote *remote, bool probing, CpTime deadline)
-{
-	for (;;)
-	{
-		Drained state = read_until_ready(remote, deadline);
-		PGresult *result;
-		bool survivable;
-
-		if (state != DRAINED)
-			return state;
-		result = PQgetResult(remote->conn);
-		if (result == NULL)
-			break;
-		survivable = is_survivable(result, probing);
-		PQclear(result);
-		if (!survivable)
-			return DRAIN_BROKEN;
-		if (cp_now() >= deadline)
-			return DRAIN_MORE;
-	}
-
-	switch (PQtransactionStatus(remote->conn))
-	{
-		case PQTRANS_IDLE:
-		case PQTRANS_INTRANS:
-		case PQTRANS_INERROR:
-			return DRAINED;
-		default:
-			return DRAIN_BROKEN;
-	}
-}
+/* ---- cancelling ---- */
 
 /* Builds a CancelRequest; returns its size. */
 static int
@@ -1116,89 +1102,125 @@ build_cancel_request(const CpGreeting *greeting, uint8 *packet)
 	return sizeof(head) + greeting->key_len;
 }
 
-/*
- * In the clear, also for an encrypted connection: servers accept that, and libpq
- * before 17 sends its own no other way.
- */
 static bool
-request_cancel_in_clear(CpRemote *remote, CpTime deadline)
+send_cancel_request(CpRemote *remote, int sock)
 {
 	uint8 packet[12 + CP_CANCEL_KEY_MAX];
 	int size = build_cancel_request(&remote->greeting, packet);
-	char byte;
-	bool ended = false;
-	int sock;
+	bool sent = send(sock, packet, size, 0) == size;
 
-	if (remote->peer_len == 0)
-		return false;
-	sock = cp_net_connect((struct sockaddr *) &remote->peer, remote->peer_len, deadline);
-	if (sock < 0)
-		return false;
-
-	/* the end of file says that the server has dealt with it */
-	if (send(sock, packet, size, 0) == size &&
-		cp_net_poll(sock, POLLIN, deadline) != 0)
-		ended = recv(sock, &byte, 1, 0) == 0;
-	close(sock);
 	explicit_bzero(packet, sizeof(packet));
-	return ended;
+	return sent;
+}
+
+/* Begins to connect with the remote; the socket, or -1 with errno. */
+static int
+reach_peer(CpRemote *remote)
+{
+	int sock = cp_net_socket(remote->peer.ss_family);
+	int save_errno;
+
+	if (sock < 0 ||
+		connect(sock, (struct sockaddr *) &remote->peer, remote->peer_len) == 0 ||
+		errno == EINPROGRESS || errno == EINTR)
+		return sock;
+	save_errno = errno;
+	close(sock);
+	errno = save_errno;
+	return -1;
 }
 
 static bool
-request_cancel(CpRemote *remote, CpTime deadline)
+goes_by_tunnel(const CpRemote *remote)
 {
-	if (remote->greeting.key_len == 0)
-		return false;
 #ifdef LIBPQ_HAS_ASYNC_CANCEL
-	if (remote->greeting.passage.tunnel > 0)
-		return cp_tunnel_cancel(&remote->greeting, deadline);
+	return remote->greeting.passage.tunnel > 0;
+#else
+	return false;
 #endif
-	return request_cancel_in_clear(remote, deadline);
 }
 
 /*
- * Cancels the statement that runs.  That may take effect whenever it likes until
- * the end of file that request_cancel() waits for, and a moment longer, since the
- * server passes it on by a signal.  The empty round trip gives it something to hit
- * that nobody minds.
+ * Where the tunnel cannot help it goes in the clear, also for an encrypted connection:
+ * servers accept that, and libpq before 17 sends its own no other way.
  */
-static bool
-stop_statement(CpRemote *remote, CpTime deadline)
+static CpCancelStatus
+begin_cancel(CpRemote *remote, CpCancel *cancel, CpTime deadline)
 {
-	return request_cancel(remote, deadline) &&
-		drain(remote, false, deadline) == DRAINED &&
-		PQsendQuery(remote->conn, "") &&
-		drain(remote, true, deadline) == DRAINED;
+	bool by_tunnel = goes_by_tunnel(remote);
+
+	if (remote->greeting.key_len == 0 || (remote->peer_len == 0 && !by_tunnel))
+		return CP_CANCEL_FAILED;
+	cancel->asked = by_tunnel;
+	if (by_tunnel)
+		cancel->sock = cp_tunnel_begin_cancel(&remote->greeting, deadline);
+	else
+		cancel->sock = reach_peer(remote);
+	/* a full backlog, or other cancels have taken the last descriptors: that passes */
+	if (cancel->sock >= 0 || errno == EAGAIN || errno == EMFILE || errno == ENFILE)
+		return CP_CANCEL_GOING;
+	return CP_CANCEL_FAILED;
 }
 
-bool
-cp_remote_recover(CpRemote *remote, CpTime deadline)
+/* The remote's end of file says that it has dealt with the request; a tunnel says it. */
+static CpCancelStatus
+read_cancel_answer(CpRemote *remote, int sock)
 {
-	CpTime patience = cp_earlier(deadline, cp_now() + RECOVER_PATIENCE);
-	Drained state;
-	bool stopped;
+	char byte;
+	ssize_t n = recv(sock, &byte, 1, 0);
 
-	/* when a session dies, what notices were collected in is gone already */
-	cp_remote_ignore_notices(remote);
-	state = drain(remote, false, patience);
-	if (state != DRAIN_MORE)
-		return state == DRAINED;
+	if (n < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK))
+		return CP_CANCEL_GOING;
+	return n == (goes_by_tunnel(remote) ? 1 : 0) ? CP_CANCEL_DONE : CP_CANCEL_FAILED;
+}
 
-	pgstat_report_wait_start(cp_wait_event(CP_WAIT_CANCEL));
-	stopped = stop_statement(remote, deadline);
-	pgstat_report_wait_end();
-	return stopped;
+CpCancelStatus
+cp_remote_cancel_step(CpRemote *remote, CpCancel *cancel, CpTime deadline)
+{
+	CpCancelStatus status = CP_CANCEL_GOING;
+
+	if (cancel->sock < 0)
+		status = begin_cancel(remote, cancel, deadline);
+	if (status == CP_CANCEL_GOING && cancel->sock >= 0 && !cancel->asked &&
+		cp_net_poll(cancel->sock, POLLOUT, 0) != 0)
+	{
+		cancel->asked = send_cancel_request(remote, cancel->sock);
+		if (!cancel->asked)
+			status = CP_CANCEL_FAILED;
+	}
+	if (status == CP_CANCEL_GOING && cancel->sock >= 0 && cancel->asked)
+		status = read_cancel_answer(remote, cancel->sock);
+	if (status != CP_CANCEL_GOING)
+		cp_remote_cancel_drop(cancel);
+	return status;
+}
+
+void
+cp_remote_cancel_drop(CpCancel *cancel)
+{
+	if (cancel->sock >= 0)
+		close(cancel->sock);
+	*cancel = CP_NO_CANCEL;
 }
 
 bool
 cp_remote_cancel(CpRemote *remote, CpTime deadline)
 {
-	bool ended;
+	CpCancel cancel = CP_NO_CANCEL;
+	CpCancelStatus status;
 
 	pgstat_report_wait_start(cp_wait_event(CP_WAIT_CANCEL));
-	ended = request_cancel(remote, deadline);
+	while ((status = cp_remote_cancel_step(remote, &cancel, deadline)) == CP_CANCEL_GOING &&
+		   cp_now() < deadline)
+	{
+		if (cancel.sock >= 0)
+			(void) cp_net_poll(cancel.sock, cancel.asked ? POLLIN : POLLOUT, deadline);
+		else
+			pg_usleep(CANCEL_PAUSE);
+	}
+	cp_remote_cancel_drop(&cancel);
 	pgstat_report_wait_end();
-	return ended;
+	return status == CP_CANCEL_DONE;
 }
 
 /* ---- looking ---- */

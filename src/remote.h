@@ -218,6 +218,25 @@ extern bool cp_remote_is_readable(CpRemote *remote);
 extern bool cp_remote_send(CpRemote *remote, const char *sql, int nparams,
 						   const Oid *types, const char *const *values);
 
+/* The same without single-row mode: each result is collected by libpq. */
+extern bool cp_remote_send_whole(CpRemote *remote, const char *sql, int nparams,
+								 const Oid *types, const char *const *values);
+
+/*
+ * Is the next result of what was sent there, or its end, or the end of the connection?
+ * Reads from the socket, waits for nothing.
+ */
+extern bool cp_remote_has_result(CpRemote *remote);
+
+/*
+ * Waits until one of the sockets can be read (or, of one that is being opened, what it
+ * waits for has come), the latch is set, or the deadline is there.  Returns events of a
+ * socket, WL_LATCH_SET (not yet reset), or WL_TIMEOUT; exits on postmaster death.  Any of
+ * them may be at an end without a word: look at them all, with cp_remote_has_result(),
+ * before and after.
+ */
+extern int cp_remote_wait_any(CpRemote *const *remotes, int n, CpTime deadline);
+
 /*
  * The next result of what was sent, or NULL at its end; serves interrupts.
  * The caller clears it.  COPY results are returned as they are: the caller
@@ -226,22 +245,39 @@ extern bool cp_remote_send(CpRemote *remote, const char *sql, int nparams,
 extern PGresult *cp_remote_next_result(CpRemote *remote);
 
 /*
- * After an error of ours while a statement runs: makes the connection fit for
- * the next statement or says that it is not.  Reads what is left if that is
- * little; else cancels the statement, reads the end of file of the cancel
- * socket, reads up to ReadyForQuery and one more empty round trip (a 57014 in
- * it is swallowed).  Does not throw, does not serve interrupts (it is called
- * in abort), never longer than the deadline.
- * True: idle in protocol; transaction status is the caller's to look at.
- */
-extern bool cp_remote_recover(CpRemote *remote, CpTime deadline);
-
-/*
  * Sends a CancelRequest and waits for the end of file of its socket.  False
  * if there is no key or the deadline passed.  Does not throw.  Works also when
  * the connection has been lost.  Through a tunnel it is as encrypted as libpq can.
+ * (What becomes of the connection then: settle.h.)
  */
 extern bool cp_remote_cancel(CpRemote *remote, CpTime deadline);
+
+/* A cancel on its way, for whoever waits for many. */
+typedef struct CpCancel
+{
+	int sock;	/* -1: none now */
+	bool asked; /* the request was sent, and the answer is awaited */
+} CpCancel;
+
+#define CP_NO_CANCEL ((CpCancel){.sock = -1})
+
+typedef enum CpCancelStatus
+{
+	CP_CANCEL_GOING,
+	CP_CANCEL_DONE,	 /* the server has dealt with it */
+	CP_CANCEL_FAILED /* there is no key, or nobody whom to send it to */
+} CpCancelStatus;
+
+/*
+ * The same in steps that wait for nothing, from CP_NO_CANCEL on.  GOING: call it again
+ * when cancel->sock can be read (asked) or written (not yet), or, if that is -1, some
+ * milliseconds later: there was no room for it.  Else there is nothing left of it.
+ */
+extern CpCancelStatus cp_remote_cancel_step(CpRemote *remote, CpCancel *cancel,
+											CpTime deadline);
+
+/* Gives up a cancel, if one is on its way. */
+extern void cp_remote_cancel_drop(CpCancel *cancel);
 
 /*
  * Which parameters have other values than in the greeting?  (Reads libpq's

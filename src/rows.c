@@ -48,19 +48,26 @@ typedef struct Column
 	const char *remote;
 } Column;
 
-typedef struct TypedRows
+/* Rows as they are declared. */
+typedef struct TypedForm
 {
-	CpRows rows;
+	CpForm form;
 	Matching matching;
 	Oid type;	/* declared, for MATCH_NAME and MATCH_SINGLE */
 	Oid domain; /* over a composite: to be checked, or InvalidOid */
 	void *domain_cache;
-	int needs; /* CP_CONVERT_* */
+	TupleDesc desc;
 	int count;
 	Column *columns;
 	Datum *values;
 	bool *nulls;
 	Column *current; /* being converted */
+} TypedForm;
+
+typedef struct TypedRows
+{
+	CpRows rows;
+	TypedForm *form;
 } TypedRows;
 
 /* ---- all kinds ---- */
@@ -144,9 +151,9 @@ cp_rows_value(PGresult *result, int row, int column)
 /* ---- typed rows: what is declared ---- */
 
 static void
-prepare_column(TypedRows *typed, int i)
+prepare_column(TypedForm *typed, int i)
 {
-	Form_pg_attribute attribute = TupleDescAttr(typed->rows.desc, i);
+	Form_pg_attribute attribute = TupleDescAttr(typed->desc, i);
 	Column *column = &typed->columns[i];
 	Oid input;
 
@@ -161,12 +168,24 @@ prepare_column(TypedRows *typed, int i)
 	column->typmod = attribute->atttypmod;
 	column->name = NameStr(attribute->attname);
 	column->declared = format_type_with_typemod(attribute->atttypid, attribute->atttypmod);
-	typed->needs |= cp_convert_needs(attribute->atttypid);
+	typed->form.needs |= cp_convert_needs(attribute->atttypid);
+}
+
+static void
+prepare_columns(TypedForm *typed, TupleDesc desc)
+{
+	typed->desc = desc;
+	typed->count = desc->natts;
+	typed->columns = palloc0(typed->count * sizeof(Column));
+	typed->values = palloc0(typed->count * sizeof(Datum));
+	typed->nulls = palloc(typed->count * sizeof(bool));
+	for (int i = 0; i < typed->count; i++)
+		prepare_column(typed, i);
 }
 
 /* What the function shall return here, by its call. */
 static TupleDesc
-declared_result(FunctionCallInfo fcinfo, TypedRows *typed)
+declared_result(FunctionCallInfo fcinfo, TypedForm *typed)
 {
 	TupleDesc desc;
 
@@ -191,6 +210,30 @@ declared_result(FunctionCallInfo fcinfo, TypedRows *typed)
 							 "AS t(id integer, name text).")));
 	}
 	return NULL; /* not reached */
+}
+
+/* What values of a type consist of. */
+static TupleDesc
+columns_of(Oid type, TypedForm *typed)
+{
+	Oid base = getBaseType(type);
+
+	typed->type = type;
+	if (base == RECORDOID)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("columns cannot go by name to a value of type record"),
+				 errhint("Give a value of a composite type that has a name, such as "
+						 "NULL::orders.")));
+	if (!type_is_rowtype(base))
+	{
+		typed->matching = MATCH_SINGLE;
+		return cp_rows_scalar_desc("value", type);
+	}
+	typed->matching = MATCH_NAME;
+	if (base != type)
+		typed->domain = type;
+	return lookup_rowtype_tupdesc_copy(base, -1);
 }
 
 /* ---- typed rows: from the columns of the result to ours ---- */
@@ -221,7 +264,7 @@ set_source(Column *column, PGresult *fields, int source)
 
 /* Raises that there are too few or too many columns, naming the first. */
 static void
-throw_count(TypedRows *typed, PGresult *fields)
+throw_count(TypedForm *typed, PGresult *fields)
 {
 	int found = PQnfields(fields);
 
@@ -238,7 +281,7 @@ throw_count(TypedRows *typed, PGresult *fields)
 }
 
 static void
-match_by_position(TypedRows *typed, PGresult *fields)
+match_by_position(TypedForm *typed, PGresult *fields)
 {
 	if (PQnfields(fields) != typed->count)
 		throw_count(typed, fields);
@@ -248,7 +291,7 @@ match_by_position(TypedRows *typed, PGresult *fields)
 
 /* The column of that name, which must be there once; others do not matter. */
 static int
-find_column(TypedRows *typed, PGresult *fields, Column *column)
+find_column(TypedForm *typed, PGresult *fields, Column *column)
 {
 	int found = -1;
 
@@ -274,7 +317,7 @@ find_column(TypedRows *typed, PGresult *fields, Column *column)
 }
 
 static void
-match_by_name(TypedRows *typed, PGresult *fields)
+match_by_name(TypedForm *typed, PGresult *fields)
 {
 	for (int i = 0; i < typed->count; i++)
 	{
@@ -286,15 +329,17 @@ match_by_name(TypedRows *typed, PGresult *fields)
 }
 
 static void
-begin_typed(CpSink *sink, PGconn *conn, PGresult *fields)
+match_columns(CpForm *form, PGresult *fields)
 {
-	TypedRows *typed = (TypedRows *) sink;
+	TypedForm *typed = (TypedForm *) form;
+	/* what errors say of a column is needed as long as the form */
+	MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(typed));
 
 	if (typed->matching == MATCH_NAME)
 		match_by_name(typed, fields);
 	else
 		match_by_position(typed, fields);
-	cp_rows_begin_set(&typed->rows, conn, typed->needs);
+	MemoryContextSwitchTo(old);
 }
 
 /* ---- typed rows: values ---- */
@@ -306,7 +351,7 @@ begin_typed(CpSink *sink, PGconn *conn, PGresult *fields)
 static void
 column_context(void *arg)
 {
-	Column *column = ((TypedRows *) arg)->current;
+	Column *column = ((TypedForm *) arg)->current;
 
 	if (column != NULL)
 		errcontext("column \"%s\" of the result, declared as %s, remote type %s",
@@ -314,7 +359,7 @@ column_context(void *arg)
 }
 
 static void
-convert_row(TypedRows *typed, PGresult *result, int row)
+convert_columns(TypedForm *typed, PGresult *result, int row)
 {
 	for (int i = 0; i < typed->count; i++)
 	{
@@ -333,21 +378,9 @@ convert_row(TypedRows *typed, PGresult *result, int row)
 	typed->current = NULL;
 }
 
-/* The constraints of a domain over the composite type. */
 static void
-check_domain(TypedRows *typed)
+convert_row(TypedForm *typed, PGresult *result, int row)
 {
-	HeapTuple tuple = heap_form_tuple(typed->rows.desc, typed->values, typed->nulls);
-
-	domain_check(HeapTupleGetDatum(tuple), false, typed->domain, &typed->domain_cache,
-				 GetMemoryChunkContext(typed));
-}
-
-static void
-put_typed(CpSink *sink, PGresult *result, int row)
-{
-	TypedRows *typed = (TypedRows *) sink;
-	MemoryContext old = MemoryContextSwitchTo(typed->rows.row_context);
 	ErrorContextCallback context = {
 		.previous = error_context_stack,
 		.callback = column_context,
@@ -355,32 +388,90 @@ put_typed(CpSink *sink, PGresult *result, int row)
 	};
 
 	error_context_stack = &context;
-	convert_row(typed, result, row);
+	convert_columns(typed, result, row);
 	error_context_stack = context.previous;
+}
+
+/* The row as a value of the composite type; of a domain over that, if it fits. */
+static Datum
+composite_value(TypedForm *typed)
+{
+	HeapTuple tuple = heap_form_tuple(typed->desc, typed->values, typed->nulls);
+	Datum value = HeapTupleGetDatum(tuple);
 
 	if (OidIsValid(typed->domain))
-		check_domain(typed);
-	tuplestore_putvalues(typed->rows.store, typed->rows.desc, typed->values, typed->nulls);
+		domain_check(value, false, typed->domain, &typed->domain_cache,
+					 GetMemoryChunkContext(typed));
+	return value;
+}
+
+static Datum
+make_typed(CpForm *form, PGresult *result, int row, bool *is_null)
+{
+	TypedForm *typed = (TypedForm *) form;
+
+	convert_row(typed, result, row);
+	*is_null = typed->matching == MATCH_SINGLE && typed->nulls[0];
+	return typed->matching == MATCH_SINGLE ? typed->values[0] : composite_value(typed);
+}
+
+static TypedForm *
+new_form(void)
+{
+	TypedForm *typed = palloc0(sizeof(TypedForm));
+
+	typed->form.begin = match_columns;
+	typed->form.make = make_typed;
+	return typed;
+}
+
+CpForm *
+cp_form_typed(Oid type)
+{
+	TypedForm *typed = new_form();
+
+	prepare_columns(typed, columns_of(type, typed));
+	return &typed->form;
+}
+
+/* ---- typed rows: the sink ---- */
+
+static void
+begin_typed(CpSink *sink, PGconn *conn, PGresult *fields)
+{
+	TypedRows *rows = (TypedRows *) sink;
+
+	match_columns(&rows->form->form, fields);
+	cp_rows_begin_set(&rows->rows, conn, rows->form->form.needs);
+}
+
+static void
+put_typed(CpSink *sink, PGresult *result, int row)
+{
+	TypedRows *rows = (TypedRows *) sink;
+	TypedForm *typed = rows->form;
+	MemoryContext old = MemoryContextSwitchTo(rows->rows.row_context);
+
+	convert_row(typed, result, row);
+	/* for the sake of the check */
+	if (OidIsValid(typed->domain))
+		(void) composite_value(typed);
+	tuplestore_putvalues(rows->rows.store, rows->rows.desc, typed->values, typed->nulls);
 
 	MemoryContextSwitchTo(old);
-	MemoryContextReset(typed->rows.row_context);
+	MemoryContextReset(rows->rows.row_context);
 }
 
 CpRows *
 cp_rows_typed(FunctionCallInfo fcinfo)
 {
-	TypedRows *typed = palloc0(sizeof(TypedRows));
+	TypedRows *rows = palloc0(sizeof(TypedRows));
 
 	cp_rows_require_set(fcinfo);
-	cp_rows_init(&typed->rows, fcinfo, declared_result(fcinfo, typed));
-	typed->rows.sink.begin = begin_typed;
-	typed->rows.sink.row = put_typed;
-
-	typed->count = typed->rows.desc->natts;
-	typed->columns = palloc0(typed->count * sizeof(Column));
-	typed->values = palloc0(typed->count * sizeof(Datum));
-	typed->nulls = palloc(typed->count * sizeof(bool));
-	for (int i = 0; i < typed->count; i++)
-		prepare_column(typed, i);
-	return &typed->rows;
+	rows->form = new_form();
+	cp_rows_init(&rows->rows, fcinfo, declared_result(fcinfo, rows->form));
+	prepare_columns(rows->form, rows->rows.desc);
+	rows->rows.sink.begin = begin_typed;
+	rows->rows.sink.row = put_typed;
+	return &rows->rows;
 }

@@ -43,6 +43,24 @@ extern void cp_rows_end(CpRows *rows);
 /* ---- for the kinds of sinks ---- */
 
 /*
+ * What a row of a remote result becomes.  Wants the settings in force that convert.h has
+ * for `needs`.  begin takes note of the columns of a result set.  make returns a row as
+ * one value, in the current memory context.  Results that are read in turn want one each.
+ */
+typedef struct CpForm
+{
+	int needs; /* CP_CONVERT_* */
+	void (*begin)(struct CpForm *form, PGresult *fields);
+	Datum (*make)(struct CpForm *form, PGresult *result, int row, bool *is_null);
+} CpForm;
+
+/* A value of that type: columns go to a composite by name, a single one to a scalar. */
+extern CpForm *cp_form_typed(Oid type);
+
+/* A jsonb object (rows_json.c). */
+extern CpForm *cp_form_json(void);
+
+/*
  * Fills rows but for its sink, and makes its store the function's result.
  * desc, and what it needs, must live in the caller's memory context.
  */

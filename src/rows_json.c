@@ -41,14 +41,20 @@ typedef struct JsonColumn
 	bool is_array;
 } JsonColumn;
 
-typedef struct JsonRows
+typedef struct JsonForm
 {
-	CpRows rows;
+	CpForm form;
 	int count;
 	JsonColumn *columns;
 	FmgrInfo text_array_input;
 	MemoryContext set_context; /* of columns, reset for each result set */
 	const JsonColumn *current; /* being converted */
+} JsonForm;
+
+typedef struct JsonRows
+{
+	CpRows rows;
+	CpForm *form;
 } JsonRows;
 
 /* ---- columns ---- */
@@ -107,12 +113,10 @@ describe_column(JsonColumn *column, PGresult *fields, int i)
 }
 
 static void
-begin_json(CpSink *sink, PGconn *conn, PGresult *fields)
+describe_columns(CpForm *form, PGresult *fields)
 {
-	JsonRows *json = (JsonRows *) sink;
+	JsonForm *json = (JsonForm *) form;
 	MemoryContext old;
-
-	cp_rows_begin_set(&json->rows, conn, 0);
 
 	MemoryContextReset(json->set_context);
 	old = MemoryContextSwitchTo(json->set_context);
@@ -243,7 +247,7 @@ push_dimension(JsonbParseState **state, Elements *elements, int dim)
 
 /* An array: read as text[], which gives the text of each element. */
 static void
-push_array(JsonRows *json, JsonbParseState **state, JsonKind kind, char *text)
+push_array(JsonForm *json, JsonbParseState **state, JsonKind kind, char *text)
 {
 	ArrayType *array;
 	Elements elements = {.kind = kind};
@@ -264,14 +268,14 @@ push_array(JsonRows *json, JsonbParseState **state, JsonKind kind, char *text)
 static void
 column_context(void *arg)
 {
-	const JsonColumn *column = ((JsonRows *) arg)->current;
+	const JsonColumn *column = ((JsonForm *) arg)->current;
 
 	if (column != NULL)
 		errcontext("column \"%s\" of the result", column->name);
 }
 
 static Jsonb *
-row_object(JsonRows *json, PGresult *result, int row)
+row_object(JsonForm *json, PGresult *result, int row)
 {
 	JsonbParseState *state = NULL;
 	JsonbValue *object;
@@ -295,39 +299,70 @@ row_object(JsonRows *json, PGresult *result, int row)
 	return JsonbValueToJsonb(object);
 }
 
-static void
-put_json(CpSink *sink, PGresult *result, int row)
+static Datum
+make_json(CpForm *form, PGresult *result, int row, bool *is_null)
 {
-	JsonRows *json = (JsonRows *) sink;
-	MemoryContext old = MemoryContextSwitchTo(json->rows.row_context);
+	JsonForm *json = (JsonForm *) form;
 	ErrorContextCallback context = {
 		.previous = error_context_stack,
 		.callback = column_context,
 		.arg = json,
 	};
 	Datum value;
-	bool is_null = false;
 
 	error_context_stack = &context;
 	value = JsonbPGetDatum(row_object(json, result, row));
 	error_context_stack = context.previous;
-	tuplestore_putvalues(json->rows.store, json->rows.desc, &value, &is_null);
+	*is_null = false;
+	return value;
+}
 
+CpForm *
+cp_form_json(void)
+{
+	JsonForm *json = palloc0(sizeof(JsonForm));
+
+	json->form.begin = describe_columns;
+	json->form.make = make_json;
+	json->set_context = AllocSetContextCreate(CurrentMemoryContext, "conpool json columns",
+											  ALLOCSET_SMALL_SIZES);
+	fmgr_info(F_ARRAY_IN, &json->text_array_input);
+	return &json->form;
+}
+
+/* ---- the sink ---- */
+
+static void
+begin_json(CpSink *sink, PGconn *conn, PGresult *fields)
+{
+	JsonRows *rows = (JsonRows *) sink;
+
+	rows->form->begin(rows->form, fields);
+	cp_rows_begin_set(&rows->rows, conn, rows->form->needs);
+}
+
+static void
+put_json(CpSink *sink, PGresult *result, int row)
+{
+	JsonRows *rows = (JsonRows *) sink;
+	MemoryContext old = MemoryContextSwitchTo(rows->rows.row_context);
+	bool is_null;
+	Datum value = rows->form->make(rows->form, result, row, &is_null);
+
+	tuplestore_putvalues(rows->rows.store, rows->rows.desc, &value, &is_null);
 	MemoryContextSwitchTo(old);
-	MemoryContextReset(json->rows.row_context);
+	MemoryContextReset(rows->rows.row_context);
 }
 
 CpRows *
 cp_rows_json(FunctionCallInfo fcinfo)
 {
-	JsonRows *json = palloc0(sizeof(JsonRows));
+	JsonRows *rows = palloc0(sizeof(JsonRows));
 
 	cp_rows_require_set(fcinfo);
-	cp_rows_init(&json->rows, fcinfo, cp_rows_scalar_desc("data", JSONBOID));
-	json->rows.sink.begin = begin_json;
-	json->rows.sink.row = put_json;
-	json->set_context = AllocSetContextCreate(CurrentMemoryContext, "conpool json columns",
-											  ALLOCSET_SMALL_SIZES);
-	fmgr_info(F_ARRAY_IN, &json->text_array_input);
-	return &json->rows;
+	cp_rows_init(&rows->rows, fcinfo, cp_rows_scalar_desc("data", JSONBOID));
+	rows->form = cp_form_json();
+	rows->rows.sink.begin = begin_json;
+	rows->rows.sink.row = put_json;
+	return &rows->rows;
 }

@@ -161,6 +161,7 @@ typedef struct CpSharedSlot
 	CpFingerprint fingerprint;
 	bool own_options; /* its holder's, not the pool's: it tells nothing of its remote */
 	bool unshared;
+	bool beyond; /* opened beyond max_size: it does not count there */
 	bool encrypted;
 	int tunnel;						   /* number of the one it goes through, 0 = none */
 	char tls_version[CP_SLOT_TLS_LEN]; /* empty: it is not encrypted by TLS */
@@ -233,6 +234,8 @@ typedef struct CpSharedWaiter
 	CpTime since;
 	CpTime deadline;
 	bool wants_permit; /* only an unshared connection will do */
+	bool may_exceed;   /* a permit beyond max_size will do */
+	bool serves;	   /* it gives back leases while it waits */
 	bool suspect;	   /* the granted connection is to be checked first */
 	CpTime wait;	   /* microseconds counted at the grant */
 	CpFingerprint fingerprint;
@@ -282,13 +285,15 @@ typedef struct CpSharedPool
 	char name[CP_POOL_NAME_LEN];
 	CpPoolOptions options;
 	int counts[CP_SLOT_STATES]; /* of its slots, FREE unused */
-	int unshared;				/* of them */
+	int beyond[CP_SLOT_STATES]; /* of them: those beyond max_size */
+	int unshared;				/* of them all */
 	int tunnelled;				/* of them: with slot.tunnel > 0 */
 	int idle_head;
 	int idle_tail;
 	int queue_head;
 	int queue_tail;
 	int waiting;
+	int exceeding; /* of them: those who may exceed max_size */
 	/* has room by its own ceilings, but no slot or no place was free */
 	bool starved;
 	/* connections to close at checkin, so that another pool gets the places */

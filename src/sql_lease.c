@@ -7,20 +7,14 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "fmgr.h"
 #include "utils/builtins.h"
-#include "utils/timestamp.h"
 
 #include "args.h"
 #include "error.h"
 #include "lease.h"
 #include "options.h"
 #include "shmem.h"
-
-/* a longer timeout than that, in milliseconds, is as good as none */
-#define LONGEST_TIMEOUT ((double) PG_INT32_MAX * 1000)
 
 PG_FUNCTION_INFO_V1(conpool_checkout);
 PG_FUNCTION_INFO_V1(conpool_checkin);
@@ -41,36 +35,19 @@ parse_scope(const char *text)
 			 errhint("Scopes are \"statement\", \"transaction\" and \"session\".")));
 }
 
-/* Milliseconds, rounded up, as cp_lease_checkout wants them: 0 = no limit. */
-static int64
-timeout_from_interval(const Interval *interval)
-{
-	/* months count 30 days, as in comparisons of intervals */
-	double days = (double) interval->month * DAYS_PER_MONTH + interval->day;
-	double ms = ceil((days * USECS_PER_DAY + (double) interval->time) / 1000);
-
-	if (ms < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("timeout must not be negative")));
-	return ms > LONGEST_TIMEOUT ? 0 : (int64) ms;
-}
-
 Datum
 conpool_checkout(PG_FUNCTION_ARGS)
 {
 	CpScope scope;
-	int64 timeout = -1;
 	CpLease *lease;
 
 	cp_shmem_require();
 	cp_args_require(fcinfo, 0, "server");
 	cp_args_require(fcinfo, 1, "scope");
 	scope = parse_scope(text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	if (!PG_ARGISNULL(2))
-		timeout = timeout_from_interval(PG_GETARG_INTERVAL_P(2));
 
-	lease = cp_lease_checkout(text_to_cstring(PG_GETARG_TEXT_PP(0)), scope, true, timeout);
+	lease = cp_lease_checkout(text_to_cstring(PG_GETARG_TEXT_PP(0)), scope, true,
+							  cp_args_timeout(fcinfo, 2));
 	PG_RETURN_INT64((int64) lease->id);
 }
 

@@ -27,37 +27,19 @@ PG_FUNCTION_INFO_V1(conpool_query_json_lease);
 PG_FUNCTION_INFO_V1(conpool_exec);
 PG_FUNCTION_INFO_V1(conpool_exec_lease);
 
-/* How the caller says which connection to use. */
-typedef enum By
-{
-	BY_SERVER,
-	BY_LEASE
-} By;
-
 /*
  * Runs the statement that the arguments from number `first` on describe: a
  * server or a lease, the SQL, its parameters.  Returns the command tag.
  */
 static char *
-run(FunctionCallInfo fcinfo, int first, By by, CpSink *sink)
+run(FunctionCallInfo fcinfo, int first, CpBy by, CpSink *sink)
 {
 	CpParams params;
-	char *sql;
-	char *tag;
-	CpLease *lease;
-	bool give_back = false;
+	char *sql = cp_args_statement(fcinfo, first, by, &params);
+	bool give_back;
+	CpLease *lease = cp_args_lease(fcinfo, first, by, &give_back);
+	char *tag = cp_query_run(lease, sql, &params, sink);
 
-	cp_args_require(fcinfo, first, by == BY_SERVER ? "server" : "lease");
-	cp_args_require(fcinfo, first + 1, "sql");
-	sql = text_to_cstring(PG_GETARG_TEXT_PP(first + 1));
-	cp_args_collect(fcinfo, first + 2, &params);
-
-	if (by == BY_SERVER)
-		lease = cp_lease_for_server(text_to_cstring(PG_GETARG_TEXT_PP(first)), &give_back);
-	else
-		lease = cp_lease_get(PG_GETARG_INT64(first), true, &give_back);
-
-	tag = cp_query_run(lease, sql, &params, sink);
 	if (give_back)
 		cp_lease_checkin(lease);
 	return tag;
@@ -65,7 +47,7 @@ run(FunctionCallInfo fcinfo, int first, By by, CpSink *sink)
 
 /* query and query_as: rows as the types they are declared to have */
 static Datum
-run_typed(FunctionCallInfo fcinfo, int first, By by)
+run_typed(FunctionCallInfo fcinfo, int first, CpBy by)
 {
 	CpRows *rows;
 
@@ -77,7 +59,7 @@ run_typed(FunctionCallInfo fcinfo, int first, By by)
 }
 
 static Datum
-run_json(FunctionCallInfo fcinfo, By by)
+run_json(FunctionCallInfo fcinfo, CpBy by)
 {
 	CpRows *rows;
 
@@ -89,7 +71,7 @@ run_json(FunctionCallInfo fcinfo, By by)
 }
 
 static Datum
-run_exec(FunctionCallInfo fcinfo, By by)
+run_exec(FunctionCallInfo fcinfo, CpBy by)
 {
 	cp_shmem_require();
 	return CStringGetTextDatum(run(fcinfo, 0, by, NULL));
@@ -99,14 +81,14 @@ run_exec(FunctionCallInfo fcinfo, By by)
 Datum
 conpool_query(PG_FUNCTION_ARGS)
 {
-	return run_typed(fcinfo, 0, BY_SERVER);
+	return run_typed(fcinfo, 0, CP_BY_SERVER);
 }
 
 /* query(lease bigint, sql text [, VARIADIC args "any"]) returns SETOF record */
 Datum
 conpool_query_lease(PG_FUNCTION_ARGS)
 {
-	return run_typed(fcinfo, 0, BY_LEASE);
+	return run_typed(fcinfo, 0, CP_BY_LEASE);
 }
 
 /*
@@ -116,40 +98,40 @@ conpool_query_lease(PG_FUNCTION_ARGS)
 Datum
 conpool_query_as(PG_FUNCTION_ARGS)
 {
-	return run_typed(fcinfo, 1, BY_SERVER);
+	return run_typed(fcinfo, 1, CP_BY_SERVER);
 }
 
 /* query_as(anyelement, lease bigint, sql text [, VARIADIC args "any"]) */
 Datum
 conpool_query_as_lease(PG_FUNCTION_ARGS)
 {
-	return run_typed(fcinfo, 1, BY_LEASE);
+	return run_typed(fcinfo, 1, CP_BY_LEASE);
 }
 
 /* query_json(server text, sql text [, VARIADIC args "any"]) returns SETOF jsonb */
 Datum
 conpool_query_json(PG_FUNCTION_ARGS)
 {
-	return run_json(fcinfo, BY_SERVER);
+	return run_json(fcinfo, CP_BY_SERVER);
 }
 
 /* query_json(lease bigint, sql text [, VARIADIC args "any"]) returns SETOF jsonb */
 Datum
 conpool_query_json_lease(PG_FUNCTION_ARGS)
 {
-	return run_json(fcinfo, BY_LEASE);
+	return run_json(fcinfo, CP_BY_LEASE);
 }
 
 /* exec(server text, sql text [, VARIADIC args "any"]) returns text */
 Datum
 conpool_exec(PG_FUNCTION_ARGS)
 {
-	return run_exec(fcinfo, BY_SERVER);
+	return run_exec(fcinfo, CP_BY_SERVER);
 }
 
 /* exec(lease bigint, sql text [, VARIADIC args "any"]) returns text */
 Datum
 conpool_exec_lease(PG_FUNCTION_ARGS)
 {
-	return run_exec(fcinfo, BY_LEASE);
+	return run_exec(fcinfo, CP_BY_LEASE);
 }

@@ -81,6 +81,16 @@ add_more_counters(CpViewRows *rows, const CpPoolInfo *pool)
 	cp_view_add_count(rows, stats->peak_waiting);
 }
 
+/* What came with version 1.4 of the extension. */
+static void
+add_transaction_counters(CpViewRows *rows, const CpPoolStats *stats)
+{
+	cp_view_add_count(rows, stats->overflowed);
+	cp_view_add_count(rows, stats->remote_commits);
+	cp_view_add_count(rows, stats->remote_rollbacks);
+	cp_view_add_count(rows, stats->remote_commits_unknown);
+}
+
 /* p50, p90, p95, p99 and the maximum, of durations that were measured */
 static void
 add_percentiles(CpViewRows *rows, int i, const CpPoolInfo *pool, CpLatency kind)
@@ -119,6 +129,7 @@ conpool_get_stat_pools(PG_FUNCTION_ARGS)
 		add_more_counters(&rows, &pool);
 		for (int kind = 0; kind < CP_LATENCIES; kind++)
 			add_percentiles(&rows, i, &pool, kind);
+		add_transaction_counters(&rows, &pool.stats);
 		cp_view_end_row(&rows);
 	}
 	return (Datum) 0;

@@ -123,6 +123,23 @@ cp_stats_remote(CpStats *stats, CpTime taken)
 }
 
 void
+cp_stats_transaction(CpStats *stats, CpOutcome outcome)
+{
+	switch (outcome)
+	{
+		case CP_OUTCOME_COMMITTED:
+			stats->counters.remote_commits++;
+			break;
+		case CP_OUTCOME_ROLLED_BACK:
+			stats->counters.remote_rollbacks++;
+			break;
+		case CP_OUTCOME_UNKNOWN:
+			stats->counters.remote_commits_unknown++;
+			break;
+	}
+}
+
+void
 cp_stats_leased(CpStats *stats, int leased)
 {
 	stats->counters.peak_leased = Max(stats->counters.peak_leased, leased);

@@ -69,6 +69,10 @@ typedef struct CpPoolStats
 	int64 total_breaker_time;	   /* not closed, until it closed */
 	int64 peak_leased;			   /* most at a time */
 	int64 peak_waiting;
+	int64 overflowed;			  /* of connects, those beyond max_size */
+	int64 remote_commits;		  /* remote transactions, in scope transaction */
+	int64 remote_rollbacks;		  /* without those lost with their connection */
+	int64 remote_commits_unknown; /* nobody could tell how they ended */
 	TimestampTz stats_reset;
 	CpTime reset_at; /* the same; what was counted before is not there any more */
 } CpPoolStats;
@@ -114,6 +118,16 @@ extern void cp_stats_connect(CpStats *stats, CpTime taken);
 
 /* a remote statement that ended, well or not, after `taken` microseconds */
 extern void cp_stats_remote(CpStats *stats, CpTime taken);
+
+/* How a remote transaction of a lease has ended. */
+typedef enum CpOutcome
+{
+	CP_OUTCOME_COMMITTED,
+	CP_OUTCOME_ROLLED_BACK,
+	CP_OUTCOME_UNKNOWN /* COMMIT was sent, and its answer never came */
+} CpOutcome;
+
+extern void cp_stats_transaction(CpStats *stats, CpOutcome outcome);
 
 /* so many are leased, or wait, now */
 extern void cp_stats_leased(CpStats *stats, int leased);

@@ -926,6 +926,8 @@ finish_entry(Entry *entry)
 	target->values = entry->info->values;
 	target->fingerprint = cp_conninfo_fingerprint(entry->info, target->key.trust);
 	target->password_required = target->key.trust == CP_TRUST_PASSWORD;
+	/* it is looked up in a file that a variable names, at every connect */
+	target->by_environment = cp_conninfo_get(entry->info, "service") != NULL;
 }
 
 /*

@@ -27,6 +27,8 @@ typedef struct CpTarget
 	bool password_required; /* refuse a connection that used none */
 	/* options written by this very transaction: unshared connections only */
 	bool uncommitted;
+	/* what this process's environment makes of its options may be nobody else's: likewise */
+	bool by_environment;
 	/*
 	 * SCRAM pass-through is asked for: each session's keys are part of the fingerprint,
 	 * so that what the catalogs say does not tell which connections are right

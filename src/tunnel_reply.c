@@ -96,23 +96,20 @@ send_cancel(int sock, const CpGreeting *greeting, CpTime deadline)
 	return sent;
 }
 
-bool
-cp_tunnel_cancel(const CpGreeting *greeting, CpTime deadline)
+int
+cp_tunnel_begin_cancel(const CpGreeting *greeting, CpTime deadline)
 {
 	char path[MAXPGPATH];
-	char answer;
-	bool done = false;
 	int sock;
 
 	cp_tunnel_path(greeting->passage.tunnel, path, sizeof(path));
 	sock = cp_net_connect_path(path);
-	if (sock < 0)
-		return false;
-	if (cp_net_peer_is_ours(sock, NULL) && send_cancel(sock, greeting, deadline) &&
-		cp_net_poll(sock, POLLIN, deadline) != 0)
-		done = recv(sock, &answer, 1, 0) == 1;
+	if (sock < 0 ||
+		(cp_net_peer_is_ours(sock, NULL) && send_cancel(sock, greeting, deadline)))
+		return sock;
 	close(sock);
-	return done;
+	errno = ECONNREFUSED;
+	return -1;
 }
 
 /* ---- writing ---- */

@@ -61,10 +61,11 @@ extern CpTunnelRead cp_tunnel_read_reply(int sock, CpTunnelReply *reply, int *fd
 
 /*
  * Has the tunnel cancel what runs on the connection of that greeting: libpq's
- * cancel, as encrypted as the connection is.  True: the remote has dealt with it.
- * False: it has not by the deadline, or the tunnel cannot.
+ * cancel, as encrypted as the connection is.  Returns a socket, which is the caller's,
+ * or -1 with errno (EAGAIN: the tunnel is busy).  One byte on it says that the remote has
+ * dealt with it; its end of file that it has not by the deadline, or the tunnel cannot.
  */
-extern bool cp_tunnel_cancel(const CpGreeting *greeting, CpTime deadline);
+extern int cp_tunnel_begin_cancel(const CpGreeting *greeting, CpTime deadline);
 
 /* ---- writing ---- */
 

@@ -13,13 +13,13 @@ source test/lib.sh
 # own layer and of those below.
 LAYERS='
 conpool
-sql_* rows rows_json args report report_* view_rows
-query convert session_state lease borrow borrow_* cache ddl diagnose diagnose_*
+sql_* rows rows_* args report report_* view_rows
+query transaction cursor map dblink convert session_state lease borrow borrow_* cache ddl diagnose diagnose_*
 broker upkeep dialer reader tunnel tunnel_order tunnel_connect tunnel_line tunnel_cancel tunnel_internal keep message stats_file
 pool pool_* leak deadlock historian
-remote adopt greeting net vault target conninfo scram ping hosts handover resolver capacity probe tunnel_reply pump watch threads pairs
+remote settle adopt greeting net vault target conninfo scram ping hosts handover resolver capacity probe tunnel_reply pump watch threads pairs
 shmem stats breaker statement_stats error_stats events history
-guc options error compat clock secret wiped histogram wait_events
+guc options error handle compat clock secret wiped histogram wait_events
 '
 MAX_LINE=100
 findings=0

@@ -23,6 +23,9 @@ SELECT has_schema_privilege('public', 'conpool', 'USAGE') AS usage, has_schema_p
 	   bool_and(has_table_privilege('public', oid, 'SELECT')) AS select
   FROM pg_class WHERE relnamespace = 'conpool'::regnamespace AND relkind = 'v';
 
+-- a literal is one statement for all servers
+EXPLAIN (VERBOSE, COSTS OFF) SELECT conpool.map(ARRAY['a', 'b'], 'SELECT 1'), conpool.try_map('{a,b}', '{SELECT 1,SELECT 2}', 3);
+
 -- recommended_size()
 SELECT conpool.recommended_size(4) AS "4", conpool.recommended_size(4, 0) AS "4, 0", conpool.recommended_size(8, 2, 3) AS "8, 2, 3",
 	   conpool.recommended_size(1, 0, 100) AS "1, 0, 100", conpool.recommended_size(16, clients => 2) AS "16 for 2",

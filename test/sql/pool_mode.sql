@@ -25,7 +25,7 @@ SELECT pg_temp.held();
 SELECT * FROM conpool.query('modes', 'SELECT current_setting(''work_mem'')') AS t(work_mem text);
 SELECT pg_temp.held();
 
--- it runs in autocommit, and a subtransaction that aborts gives back its own
+-- a subtransaction that aborts gives back its own
 BEGIN;
 SAVEPOINT s;
 SELECT conpool.exec('modes', 'SELECT 1');

@@ -58,8 +58,8 @@ SELECT conpool.exec(:lease, 'ROLLBACK'), conpool.exec(:lease, 'BEGIN'), conpool.
 SELECT conpool.checkin(:lease);
 BEGIN;
 SELECT conpool.checkout('statements') AS lease \gset
-SELECT conpool.exec(:lease, 'BEGIN; CREATE TABLE part (a int)');
-COMMIT;
+SELECT conpool.exec(:lease, 'CREATE TABLE part (a int)');
+ROLLBACK;
 SELECT * FROM conpool.query('statements', 'SELECT to_regclass(''part'') IS NULL') AS t(undone bool);
 
 SELECT test.at_rest();

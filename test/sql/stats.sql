@@ -49,6 +49,53 @@ SELECT conpool.exec('stats', 'SELECT pg_terminate_backend(pg_backend_pid())');
 SELECT test.at_rest();
 SELECT checkouts, connects, discarded, queries, query_errors FROM counters;
 
+-- remote transactions; without a statement there is none
+CREATE TEMP VIEW transactions AS SELECT queries, remote_commits, remote_rollbacks, remote_commits_unknown FROM counters;
+SELECT conpool.reset_stats('stats');
+BEGIN;
+SELECT conpool.checkout('stats') > 0 AS taken;
+COMMIT;
+SELECT test.at_rest();
+TABLE transactions;
+BEGIN;
+SELECT conpool.exec(conpool.checkout('stats'), 'SELECT 1');
+COMMIT;
+SELECT test.at_rest();
+TABLE transactions;
+BEGIN;
+SELECT conpool.exec(conpool.checkout('stats'), 'SELECT 1');
+ROLLBACK;
+SELECT test.at_rest();
+TABLE transactions;
+-- a savepoint is none of its own
+BEGIN;
+SELECT conpool.checkout('stats') AS lease \gset
+SELECT conpool.exec(:lease, 'SELECT 1');
+SAVEPOINT s;
+SELECT conpool.exec(:lease, 'SELECT 1');
+ROLLBACK TO s;
+SELECT conpool.exec(:lease, 'SELECT 1');
+COMMIT;
+SELECT test.at_rest();
+TABLE transactions;
+-- one that was lost with its connection before COMMIT is not among them
+BEGIN;
+SELECT conpool.exec(conpool.checkout('stats'), 'SELECT pg_terminate_backend(pg_backend_pid())');
+COMMIT;
+SELECT test.at_rest();
+TABLE transactions;
+-- lost in COMMIT
+SELECT conpool.exec('remote_admin', $$CREATE TABLE fatal (); GRANT INSERT ON fatal TO regress_remote;
+	CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END';
+	CREATE CONSTRAINT TRIGGER die AFTER INSERT ON fatal DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION die()$$);
+BEGIN;
+SELECT conpool.exec(conpool.checkout('stats'), 'INSERT INTO fatal DEFAULT VALUES');
+COMMIT;
+\echo :LAST_ERROR_SQLSTATE
+SELECT test.at_rest();
+TABLE transactions;
+SELECT conpool.exec('remote_admin', 'DROP TABLE fatal; DROP FUNCTION die');
+
 -- waits that end in a timeout count as waits: the figures must not get better
 -- when things get worse
 SELECT format('host=%s port=%s dbname=%s user=postgres', split_part(current_setting('unix_socket_directories'), ',', 1),

@@ -76,7 +76,7 @@ CREATE VIEW mine AS SELECT server, state, encrypted IS NULL AS unknown FROM conp
 TABLE mine;
 REVOKE SELECT ON conpool.pools FROM PUBLIC;
 GRANT SELECT ON conpool.pools TO pg_monitor;
-ALTER EXTENSION conpool UPDATE;
+ALTER EXTENSION conpool UPDATE TO '1.3';
 SELECT extversion FROM pg_extension WHERE extname = 'conpool';
 
 -- 1.3: the lease is still there
@@ -89,6 +89,31 @@ SELECT server, bool_and(encrypted = (tls_version IS NOT NULL)) AS tls_version, b
   FROM conpool.connections JOIN conpool.pools USING (server, database, role) WHERE database = current_database() GROUP BY server;
 SELECT count(*) = current_setting('conpool.tunnel_workers')::int AS tunnels FROM conpool.tunnels;
 SELECT finding FROM conpool.advice WHERE database = current_database();
+SELECT proname FROM pg_proc WHERE pronamespace = 'conpool'::regnamespace AND proname ~ '_[0-9]';
+SELECT server, queries, peak_leased FROM conpool.stat_pools WHERE database = current_database();
+
+-- this one, too: of a view that gets columns, and of functions that the library had all along
+CREATE OR REPLACE VIEW mine AS SELECT server, state, encrypted IS NULL AS unknown, queries
+  FROM conpool.connections JOIN conpool.stat_pools USING (server, database, role) WHERE database = current_database();
+REVOKE SELECT ON conpool.stat_pools FROM PUBLIC;
+GRANT SELECT ON conpool.stat_pools TO pg_monitor;
+BEGIN;
+SELECT conpool.exec('s', 'SELECT 1') FROM set_config('conpool.pool_mode', 'transaction', true);
+ALTER EXTENSION conpool UPDATE;
+SELECT extversion FROM pg_extension WHERE extname = 'conpool';
+
+-- 1.4: the lease is still there, and the transaction that was begun before
+SELECT conpool.exec('s', 'SELECT 1');
+COMMIT;
+SELECT conpool.exec(:lease, 'SELECT 1');
+SELECT DISTINCT server, unknown, queries FROM mine;
+SELECT has_table_privilege('public', 'conpool.stat_pools', 'SELECT') AS public, has_table_privilege('pg_monitor', 'conpool.stat_pools', 'SELECT') AS monitor;
+SELECT server, overflowed, remote_commits, remote_rollbacks, remote_commits_unknown FROM conpool.stat_pools WHERE database = current_database();
+SELECT conpool.send(:lease, 'SELECT 1') AS request \gset
+SELECT * FROM conpool.result(:request) AS t(n int);
+SELECT * FROM conpool.map('{s}', 'SELECT 1 AS n');
+SELECT attrelid::regclass AS view, count(*) AS columns FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+ WHERE relnamespace = 'conpool'::regnamespace AND attnum > 0 GROUP BY 1 ORDER BY 1;
 SELECT proname FROM pg_proc WHERE pronamespace = 'conpool'::regnamespace AND proname ~ '_[0-9]';
 SELECT conpool.checkin(:lease);
 

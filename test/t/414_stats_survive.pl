@@ -69,6 +69,12 @@ sub populate
 {
 	value(q{SELECT conpool.exec('one', 'SELECT generate_series(1, 3)')}, $_) for $client, $second;
 	value(q{SELECT conpool.exec('other', 'SELECT 1')}, $client);
+	foreach my $end (qw(COMMIT ROLLBACK))
+	{
+		$client->query(q{BEGIN; SET LOCAL conpool.pool_mode = 'transaction'});
+		value(q{SELECT conpool.exec('other', 'SELECT 1')}, $client);
+		$client->query($end);
+	}
 	foreach my $server (qw(one other))
 	{
 		is($client->query("SELECT conpool.exec('$server', 'SELECT 1 / 0')")->{error}, '22012', 'an error');
