@@ -2,11 +2,11 @@
 #
 #   make, make install, make installcheck, make clean
 #       as with any PGXS extension; PG_CONFIG=... chooses the server
-#   make check | demo | bench | lint | format | format-check
+#   make check | check-dblink | demo | bench | lint | format | format-check
 #       install what they need on Debian, then do it; see test/*.sh
 
 PG_CONFIG = pg_config
-DRIVERS = check demo bench lint format format-check
+DRIVERS = check check-dblink demo bench lint format format-check
 
 ifneq (,$(filter $(DRIVERS),$(MAKECMDGOALS)))
 
@@ -15,7 +15,7 @@ ifneq (,$(filter $(DRIVERS),$(MAKECMDGOALS)))
 .PHONY: $(MAKECMDGOALS)
 .NOTPARALLEL:
 
-check demo lint:
+check check-dblink demo lint:
 	@test/$@.sh
 bench:
 	@test/bootstrap.sh bench
@@ -37,8 +37,8 @@ SRCS = $(sort $(wildcard src/*.c))
 OBJS = $(SRCS:.c=.o)
 PGFILEDESC = "conpool - a connection pool inside the server"
 
-EXTENSION = conpool
-DATA = $(sort $(wildcard sql/conpool--*.sql))
+EXTENSION = conpool conpool_dblink
+DATA = $(sort $(wildcard sql/*.sql))
 
 # Only some minor releases have the function; the code refers to it weakly.
 PROXY_CONNINFO = libpqsrv_check_proxy_conninfo_opts

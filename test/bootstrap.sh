@@ -57,6 +57,7 @@ for extra; do
     case $extra in
         check)
             need openssl command -v openssl
+            need bzip2 command -v bzip2
             need prometheus command -v prometheus
             need prometheus-postgres-exporter command -v prometheus-postgres-exporter
             need chromium command -v chromium

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test on throw-away servers: "make check".
 #
-#   make check [SUITES="regress isolation tls tap"] [TESTS="name..."] [COPT=...] [JOBS=2]
+#   make check [SUITES="regress isolation tls dblink tap"] [TESTS="name..."] [COPT=...] [JOBS=2]
 #
 # The sources are copied, built with assertions (COPT replaces that flag) and
 # installed into a stage; nothing outside a temporary directory is written,
@@ -25,6 +25,8 @@
 #     ask for sslmode verify-full. test.tls() tells a test where it runs. In the
 #     end it is proven from both sides that the pools had TLS and tunnels.
 #     Results of failed tests are in tmp_check/tls/.
+# dblink      PostgreSQL's regression test of dblink against conpool_dblink, see
+#     test/check-dblink.sh. It is skipped where its source cannot be fetched.
 # tap         test/t/NAME.pl, with test/perl/ConpoolTest.pm; each file starts
 #     servers of its own. Set in the environment: PG_REGRESS, TEMP_CONFIG (the
 #     settings by which a server finds the stage), CONPOOL_SETUP (test/setup).
@@ -32,19 +34,21 @@
 #     uid, CONPOOL_CAN_SETUID is then 1.
 #
 # The closing line counts regress files, isolation specs and single TAP tests;
-# a suite or a file that dies counts as one failure more.
+# a suite or a file that dies counts as one failure more. A suite that could not
+# run for want of what it needs is named as skipped, and counts as neither.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 test/bootstrap.sh check
 source test/lib.sh
+source test/check-dblink.sh
 
-SUITES=${SUITES:-regress isolation tls tap}
+SUITES=${SUITES:-regress isolation tls dblink tap}
 JOBS=${JOBS:-2} # TAP files at a time
 SUITE_LIMIT=${SUITE_LIMIT:-240} # seconds for regress, for isolation, for one TAP file
 STEP_LIMIT=30   # seconds for a step of an isolation spec
 # TAP files that take longest: they begin first, so that none is left alone in the end.
 LONGEST="330_soak 531_soak_tls 100_stress 400_diagnose 530_stress_tls"
-passed=0 failed=0
+passed=0 failed=0 skipped=''
 
 # select_tests PATTERN...: names of the tests to run, as TESTS has it.
 select_tests() {
@@ -65,6 +69,12 @@ count() {
     failed=$((failed + bad))
     echo "$1: $2 passed, $bad failed"
     [[ $bad -eq 0 ]]
+}
+
+# skip SUITE REASON: must not look as if it had passed.
+skip() {
+    skipped+=" $1"
+    echo "$1: SKIPPED, $2"
 }
 
 # keep FILE...: saves what explains a failure.
@@ -254,6 +264,10 @@ for suite in $SUITES; do
             files=(test/sql/*.sql)
             run=(regress_suite tls contrib_regression regress/pg_regress)
             ;;
+        dblink)
+            files=(test/check-dblink.sh)
+            run=(dblink_suite)
+            ;;
         tap)
             files=(test/t/*.pl)
             run=(tap_suite)
@@ -269,9 +283,9 @@ for suite in $SUITES; do
     fi
 done
 
-if [[ $passed -eq 0 ]]; then
+if [[ $passed -eq 0 && -z $skipped ]]; then
     failed=$((failed > 0 ? failed : 1))
 fi
 [[ ! -d tmp_check ]] || echo "results and logs of what failed are in tmp_check/"
-echo "$passed passed, $failed failed"
+echo "$passed passed, $failed failed${skipped:+, SKIPPED:$skipped}"
 [[ $failed -eq 0 ]]
