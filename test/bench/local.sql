@@ -8,9 +8,15 @@ CREATE ROLE app LOGIN;
 CREATE EXTENSION dblink;
 CREATE EXTENSION postgres_fdw;
 
-SELECT strpos(' ' || :'peers' || ' ', ' conpool') > 0 AS conpool \gset
+SELECT ' ' || :'peers' ~ ' (conpool|companion)' AS conpool \gset
 \if :conpool
 CREATE EXTENSION conpool;
+\endif
+SELECT strpos(' ' || :'peers' || ' ', ' companion') > 0 AS companion \gset
+\if :companion
+CREATE SCHEMA companion;
+GRANT USAGE ON SCHEMA companion TO app;
+CREATE EXTENSION conpool_dblink SCHEMA companion;
 \endif
 CREATE TEMP TABLE contestant (peer name, wrapper name, extra text, port int, tls_port int);
 INSERT INTO contestant VALUES
@@ -20,7 +26,9 @@ INSERT INTO contestant VALUES
   ('dblink_call', 'dblink_fdw', '', :remote_port, :remote_tls_port),
   ('dblink_open', 'dblink_fdw', '', :remote_port, :remote_tls_port),
   ('dblink_pgbouncer', 'dblink_fdw', '', :pgbouncer_port, :pgbouncer_tls_port),
-  ('postgres_fdw', 'postgres_fdw', '', :remote_port, 0);
+  ('postgres_fdw', 'postgres_fdw', '', :remote_port, 0),
+  ('companion_call', 'dblink_fdw', '', :remote_port, 0),
+  ('companion_open', 'dblink_fdw', '', :remote_port, 0);
 DELETE FROM contestant WHERE peer <> ALL (string_to_array(:'peers', ' '));
 
 -- dblink has no TLS to PgBouncer.
@@ -31,7 +39,13 @@ CREATE TEMP TABLE server AS
   SELECT 'tls_' || peer, peer, wrapper, tls_port, extra ||
          CASE peer WHEN 'dblink_pgbouncer' THEN ', sslmode ''disable'''
          ELSE format(', sslmode ''verify-full'', sslrootcert %L', :'root') END
-    FROM contestant WHERE tls_port > 0;
+    FROM contestant WHERE tls_port > 0
+  UNION ALL
+  SELECT name, peer, wrapper, port, extra || ', sslmode ''disable''' || also
+    FROM contestant,
+         (VALUES ('transaction_conpool', ', pool_mode ''transaction'''), ('four_1', ''),
+                 ('four_2', ''), ('four_3', ''), ('four_4', '')) AS more(name, also)
+   WHERE peer = 'conpool' AND port > 0;
 
 SELECT format('CREATE SERVER %I FOREIGN DATA WRAPPER %I OPTIONS (host ''127.0.0.1'', '
               'port %L, dbname ''bench'', gssencmode ''disable''%s)',
@@ -50,4 +64,5 @@ CREATE FOREIGN TABLE bench_accounts (aid int, abalance int)
 CREATE FOREIGN TABLE bench_rows (a int, b text, c numeric, d timestamptz)
   SERVER postgres_fdw OPTIONS (fetch_size '10000');
 GRANT SELECT ON bench_one, bench_accounts, bench_rows TO app;
+GRANT UPDATE ON bench_accounts TO app;
 \endif

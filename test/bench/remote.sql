@@ -16,6 +16,7 @@ CREATE TABLE bench_rows AS
          timestamptz '2024-01-01 00:00:00+00' + i * interval '1 second' AS d
     FROM generate_series(1, :rows) AS i;
 GRANT SELECT ON pgbench_accounts, bench_one, bench_rows TO PUBLIC;
+GRANT UPDATE ON pgbench_accounts TO PUBLIC;
 VACUUM (FREEZE, ANALYZE);
 
 -- The most backends each role was seen with; kept up by sample.sql.

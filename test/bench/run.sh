@@ -15,11 +15,18 @@
 #            nothing else, with sslmode verify-full; t all four. Of the peers
 #            below conpool, dblink_call, dblink_open and dblink_pgbouncer, whose
 #            PgBouncer has TLS to the remote and none to dblink
+#   x        a transaction of five updates by primary key, one session: scope
+#            transaction, postgres_fdw, dblink with BEGIN and COMMIT by hand
+#   m        select 1 on four servers at once, one session: map, and four
+#            asynchronous connections of dblink
+#   u        select 1 by code written for dblink, unchanged, with dblink and with
+#            conpool_dblink, one session
 # PEERS, who is measured:
 #   conpool, conpool_untracked (conpool.track off), conpool_always (reset
 #   'always'), each with 8 connections;
 #   dblink_call (connects for each call), dblink_open (kept open, one per
-#   session), dblink_pgbouncer (kept open, to a PgBouncer with 8 connections
+#   session), companion_call and companion_open (the same code on
+#   conpool_dblink), dblink_pgbouncer (kept open, to a PgBouncer with 8 connections
 #   in transaction mode), postgres_fdw (one connection per session)
 #
 # ROUNDS=5           times everybody is measured, in turns
@@ -39,10 +46,11 @@ set -euo pipefail
 source "$(dirname "$0")/../lib.sh"
 
 BENCH=$TOP/test/bench
-ALL_PEERS="conpool conpool_untracked conpool_always dblink_call dblink_open dblink_pgbouncer postgres_fdw"
+ALL_PEERS="conpool conpool_untracked conpool_always dblink_call dblink_open dblink_pgbouncer"
+ALL_PEERS+=" postgres_fdw companion_call companion_open"
 TLS_PEERS="conpool dblink_call dblink_open dblink_pgbouncer"
 PEERS=${PEERS:-$ALL_PEERS}
-CASES=${CASES:-a b c8 c64 d t}
+CASES=${CASES:-a b c8 c64 d t x m u}
 ROUNDS=${ROUNDS:-5}
 DURATION=${DURATION:-2}
 MODE=${MODE:-prepared}
@@ -61,7 +69,8 @@ check_request() {
     local word cases=()
     for word in $CASES; do
         case $word in
-            a | b | a8 | b8 | a64 | b64 | d | ta | ta8 | ta64 | td) cases+=("$word") ;;
+            a | b | a8 | b8 | a64 | b64 | d | x | m | u) cases+=("$word") ;;
+            ta | ta8 | ta64 | td) cases+=("$word") ;;
             t) cases+=(ta ta8 ta64 td) ;;
             c) cases+=(a8 b8 a64 b64) ;;
             c8) cases+=(a8 b8) ;;
@@ -71,7 +80,7 @@ check_request() {
     done
     CASES=${cases[*]}
     # Which remotes that takes.
-    [[ ! " $CASES" =~ " "[abd] ]] || REMOTES+=(remote)
+    [[ ! " $CASES" =~ " "[abdxmu] ]] || REMOTES+=(remote)
     [[ ! " $CASES" =~ " "t ]] || REMOTES+=(remote_tls)
     for word in $PEERS; do
         [[ " $ALL_PEERS " == *" $word "* ]] || die "unknown peer: $word"
@@ -87,14 +96,21 @@ check_request() {
 }
 
 wants_conpool() {
-    [[ " $PEERS" == *" conpool"* ]]
+    [[ " $PEERS" == *" conpool"* || " $PEERS" == *" companion"* ]]
 }
 
 # peers_of CASE: who is measured in it.
 peers_of() {
     local peer peers=()
     for peer in $PEERS; do
-        [[ $1 == t* && " $TLS_PEERS " != *" $peer "* ]] || peers+=("$peer")
+        case $1 in
+            t*) [[ " $TLS_PEERS " == *" $peer "* ]] || continue ;;
+            x) [[ $peer =~ ^(conpool|dblink_open|postgres_fdw)$ ]] || continue ;;
+            m) [[ $peer =~ ^(conpool|dblink_open)$ ]] || continue ;;
+            u) [[ $peer =~ ^(companion|dblink)_(call|open)$ ]] || continue ;;
+            *) [[ $peer != companion* ]] || continue ;;
+        esac
+        peers+=("$peer")
     done
     echo "${peers[*]}"
 }
@@ -212,6 +228,8 @@ script() {
     case ${1#t} in
         b*) work=lookup ;;
         d) work=rows ;;
+        x) work=transfer ;;
+        m) work=four ;;
     esac
     case $2 in
         conpool_always | conpool_untracked) kind=conpool ;;
@@ -236,6 +254,7 @@ run_pgbench() {
     n=$(sessions "$case")
     [[ $n -eq 1 ]] || threads=2
     [[ $case != t* ]] || server=tls_$peer
+    [[ $case$peer != xconpool ]] || server=transaction_conpool
     fill "$(script "$case" "$peer")" SERVER="$server" |
         as_server tee "$WORK/script.sql" >/dev/null
     limited $((DURATION + 120)) "$BINDIR/pgbench" -n -M "$MODE" \
@@ -478,6 +497,9 @@ describe() {
         b*) echo "($1) primary key lookup" ;;
         d) echo "($1) $ROWS rows" ;;
         ta*) echo "($1) select 1 over TLS" ;;
+        x) echo "($1) transaction of 5 updates" ;;
+        m) echo "($1) select 1 on 4 servers at once" ;;
+        u) echo "($1) select 1 by unchanged dblink code" ;;
         td) echo "($1) $ROWS rows over TLS" ;;
     esac
 }
@@ -559,6 +581,16 @@ print_aims() {
         "$(stats speed ta conpool dblink_call)"
     aim "(td) time over TLS, in units of dblink kept open" '<=' 1.25 \
         "$(stats time td conpool dblink_open)"
+    aim "(x) time of a transaction, in units of postgres_fdw" '<=' 1.10 \
+        "$(stats time x conpool postgres_fdw)"
+    aim "(x) time of a transaction, in units of dblink with BEGIN and COMMIT" '<=' 1.10 \
+        "$(stats time x conpool dblink_open)"
+    aim "(m) time of map, in units of four asynchronous connections of dblink" '<=' 1.10 \
+        "$(stats time m conpool dblink_open)"
+    aim "(u) rate of conpool_dblink per call, in units of dblink" '>=' 30 \
+        "$(stats speed u companion_call dblink_call)"
+    aim "(u) time of conpool_dblink kept open, in units of dblink" '<=' 1.10 \
+        "$(stats time u companion_open dblink_open)"
     for c in a8 b8 a64 b64 ta8 ta64; do
         aim "($c) remote backends of conpool" '<=' 8 \
             "$(stats backends $c conpool)"
