@@ -43,6 +43,7 @@ RESET compute_query_id;
 ALTER SERVER stat_statements OPTIONS (ADD max_size '1');
 SET compute_query_id = on;
 SELECT conpool.checkout('stat_statements', 'session') AS lease \gset
+SELECT test.wait_until($$(SELECT sum(closing) = 0 FROM conpool.pools WHERE server = 'stat_statements' AND database = current_database())$$);
 \set VERBOSITY terse
 SELECT 1 AS refused, conpool.exec('stat_statements', 'SELECT 1');
 \set VERBOSITY default
