@@ -72,7 +72,7 @@ new_lease(const CpTarget *target, CpScope scope, int flags)
 	lease->is_private = (flags & CP_LEASE_PRIVATE) != 0;
 	lease->may_exceed = (flags & CP_LEASE_MAY_EXCEED) != 0;
 	lease->quiet = (flags & CP_LEASE_QUIET) != 0;
-	lease->nest_level = GetCurrentTransactionNestLevel();
+	lease->nest_level = lease->held_level = GetCurrentTransactionNestLevel();
 	lease->role = target->role;
 	cp_lease_set_target(lease, target);
 	lease->slot = CP_NONE;
@@ -281,6 +281,14 @@ level_deadline(CpTime last_exhausted)
 	return abort_deadline();
 }
 
+/* Given back, but what was done on it commits with the local transaction. */
+static void
+part(CpLease *lease)
+{
+	lease->parted = true;
+	cp_handle_remove(lease->id);
+}
+
 /* Ends the leases that were taken at this nesting level or deeper. */
 static void
 abort_leases(int level)
@@ -310,7 +318,12 @@ abort_leases(int level)
 			end_lease(lease, deadline);
 		}
 		else
+		{
 			cp_cursors_drop(lease, level);
+			if (lease->is_explicit && lease->held_level >= level &&
+				cp_transaction_is_open(lease))
+				part(lease);
+		}
 	}
 	if (cp_now() >= deadline)
 		exhausted = cp_now();
@@ -467,6 +480,7 @@ inherit_leases(int level)
 		cp_transaction_merge(lease, level);
 		cp_cursors_inherit(lease, level);
 		lease->nest_level = Min(lease->nest_level, level - 1);
+		lease->held_level = Min(lease->held_level, level - 1);
 		lease->busy_level = Min(lease->busy_level, level - 1);
 	}
 }
@@ -701,6 +715,7 @@ cp_lease_checkout(const char *server, CpScope scope, bool is_explicit, int64 tim
 		return checkout_target(target, scope, is_explicit ? CP_LEASE_EXPLICIT : 0, timeout_ms);
 	cp_handle_add(lease->id, CP_HANDLE_LEASE);
 	lease->parted = false;
+	lease->held_level = GetCurrentTransactionNestLevel();
 	return lease;
 }
 
@@ -1077,9 +1092,7 @@ cp_lease_checkin(CpLease *lease)
 	Assert(!lease->busy);
 	if (cp_transaction_is_open(lease))
 	{
-		/* what was done on it commits with the local transaction */
-		lease->parted = true;
-		cp_handle_remove(lease->id);
+		part(lease);
 		return;
 	}
 	lease->end = CP_LEAK_CHECKED_IN;

@@ -37,6 +37,7 @@ typedef struct CpLease
 	CpScope scope;
 	bool is_explicit; /* by checkout(), not by a query function */
 	int nest_level;	  /* transaction nesting it was taken in */
+	int held_level;	  /* the same, but deeper if it was parted, and taken again there */
 	Oid role;		  /* effective role that took it */
 	char pool_name[CP_POOL_NAME_LEN];
 	CpPoolKey key;

@@ -640,6 +640,19 @@ ROLLBACK;
 SELECT pg_temp.seen();
 SELECT pg_temp.clear();
 
+-- one that is taken again in a subtransaction goes back with that
+BEGIN;
+SELECT conpool.checkout('xact') AS lease \gset
+SELECT pg_temp.insert(1, :lease), conpool.checkin(:lease);
+SAVEPOINT a;
+SELECT conpool.checkout('xact') = :lease AS same, pg_temp.insert(2, :lease);
+ROLLBACK TO a;
+SELECT test.error_of(format('SELECT conpool.exec(%s, ''SELECT 1'')', :lease));
+SELECT conpool.checkout('xact') = :lease AS same, pg_temp.insert(3, :lease);
+COMMIT;
+SELECT pg_temp.seen();
+SELECT pg_temp.clear();
+
 -- PREPARE TRANSACTION: not with what is remote in it.  (55000: it is not enabled here)
 BEGIN;
 SELECT pg_temp.insert(1);
