@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test on throw-away servers: "make check".
 #
-#   make check [SUITES="regress isolation tls dblink tap"] [TESTS="name..."] [COPT=...] [JOBS=2]
+#   make check [SUITES="regress isolation tls dblink tap"] [TESTS="name..."] [COPT=...] [JOBS=3]
 #
 # The sources are copied, built with assertions (COPT replaces that flag) and
 # installed into a stage; nothing outside a temporary directory is written,
@@ -43,11 +43,11 @@ source test/lib.sh
 source test/check-dblink.sh
 
 SUITES=${SUITES:-regress isolation tls dblink tap}
-JOBS=${JOBS:-2} # TAP files at a time
+JOBS=${JOBS:-3} # TAP files at a time
 SUITE_LIMIT=${SUITE_LIMIT:-240} # seconds for regress, for isolation, for one TAP file
 STEP_LIMIT=30   # seconds for a step of an isolation spec
 # TAP files that take longest: they begin first, so that none is left alone in the end.
-LONGEST="330_soak 531_soak_tls 100_stress 400_diagnose 530_stress_tls"
+LONGEST="330_soak 308_admin 531_soak_tls 100_stress 400_diagnose 530_stress_tls"
 passed=0 failed=0 skipped=''
 
 # select_tests PATTERN...: names of the tests to run, as TESTS has it.
