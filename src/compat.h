@@ -88,6 +88,13 @@
 	"Ensure provided credentials match target server's authentication method."
 #endif
 
+/* what dblink says when a connection that is gone is to cancel */
+#if PG_VERSION_NUM < 170000
+#define CP_DBLINK_NO_CANCEL "PQcancel() -- no cancel object supplied"
+#else
+#define CP_DBLINK_NO_CANCEL "connection not open"
+#endif
+
 /* Is the session about to be ended by transaction_timeout?  (17) */
 #if PG_VERSION_NUM >= 170000
 #define cp_transaction_timed_out() (TransactionTimeoutPending != 0)

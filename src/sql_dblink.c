@@ -243,6 +243,39 @@ equivalent(const char *text)
 	return text;
 }
 
+static const char *
+option_of(List *options, const char *name)
+{
+	ListCell *cell;
+
+	foreach(cell, options)
+	{
+		DefElem *option = lfirst_node(DefElem, cell);
+
+		if (strcmp(option->defname, name) == 0)
+			return defGetString(option);
+	}
+	return NULL;
+}
+
+/*
+ * SCRAM keys are of no use to a remote that is to be reached by another method, which
+ * would be the server's own.  conpool insists on SCRAM, dblink on that nobody asks for
+ * anything else.
+ */
+static void
+refuse_other_method(const CpTarget *target)
+{
+	const char *method;
+
+	if (!target->scram_keys || !target->password_required)
+		return;
+	method = option_of(GetForeignServer(target->key.server)->options, "require_auth");
+	if (method != NULL && strcmp(method, "scram-sha-256") != 0 &&
+		option_of(GetUserMapping(GetUserId(), target->key.server)->options, "password") == NULL)
+		throw_no_password();
+}
+
 /*
  * Looks whether the text names a server, or is a connection string, that the caller may
  * use; throws if not.  Returns what conpool takes for the same.
@@ -257,7 +290,7 @@ check_target(const char *text)
 		throw_no_string(why_no_string(target));
 	PG_TRY();
 	{
-		(void) cp_target_resolve(target);
+		refuse_other_method(cp_target_resolve(target));
 	}
 	PG_CATCH();
 	{

@@ -12,6 +12,7 @@
 #include "funcapi.h"
 #include "utils/builtins.h"
 
+#include "compat.h"
 #include "message.h"
 #include "rows_dblink.h"
 #include "shmem.h"
@@ -69,6 +70,9 @@ conpool_dblink_is_busy(PG_FUNCTION_ARGS)
 	begin_call(fcinfo, &call);
 	if (call.lease->run != NULL && !cp_run_is_ready(call.lease->run))
 		PG_RETURN_INT32(1);
+	/* that the connection is lost may be what there is to read */
+	if (call.lease->run == NULL && call.lease->remote != NULL)
+		(void) PQconsumeInput(call.lease->remote->conn);
 	cp_dblink_note_end(&call);
 	PG_RETURN_INT32(0);
 }
@@ -189,7 +193,7 @@ conpool_dblink_cancel_query(PG_FUNCTION_ARGS)
 	begin_call(fcinfo, &call);
 	lease = call.lease;
 	if (lease->remote == NULL)
-		PG_RETURN_TEXT_P(cstring_to_text("PQcancel() -- no cancel object supplied"));
+		PG_RETURN_TEXT_P(cstring_to_text(CP_DBLINK_NO_CANCEL));
 	if (cp_remote_cancel(lease->remote, cp_deadline(cp_now(), CANCEL_TIMEOUT)))
 		PG_RETURN_TEXT_P(cstring_to_text("OK"));
 	/* it may come late, and must not hit anybody else's statement */

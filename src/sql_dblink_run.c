@@ -197,7 +197,8 @@ cp_dblink_discard_request(CpDblinkCall *call)
 	CpRun *run = call->lease->run;
 	CpRunStatus status;
 
-	call->connection->unread_end = false;
+	if (call->connection != NULL)
+		call->connection->unread_end = false;
 	if (request == 0)
 		return;
 	do
