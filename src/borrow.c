@@ -376,11 +376,14 @@ throw_self_deadlock(CpLease *lease, CpTarget *target)
 	char *detail = cp_pool_describe(lease->pool);
 
 	ereport(ERROR,
-			(errcode(CP_ERRCODE_DEADLOCK),
+			(errcode(lease->may_exceed ? CP_ERRCODE_NO_CONNECTION : CP_ERRCODE_DEADLOCK),
 			 errmsg("this session holds every connection of pool \"%s\" itself", target->name),
 			 errdetail_internal("%s", detail),
-			 errhint("Give a lease back with conpool.checkin(), run the statement on a lease you "
-					 "hold, or raise max_size.")));
+			 lease->may_exceed ?
+				 errhint("There is no place beyond max_size either: see conpool.max_connections, "
+						 "a quarter of which is kept for other pools, and max_server_size.") :
+				 errhint("Give a lease back with conpool.checkin(), run the statement on a lease "
+						 "you hold, or raise max_size.")));
 }
 
 static void

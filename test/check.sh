@@ -233,7 +233,8 @@ tap_suite() {
     allow_setuid
     write_tap_runner
     longest_first "$@" | as_server tee "$WORK/tap_files" >/dev/null
-    limited $((SUITE_LIMIT * $#)) env -C "$WORK/src" TESTDIR="$WORK" PERL5LIB="$perl_lib" \
+    limited $((SUITE_LIMIT * $#)) env -C "$WORK/src" PERL5LIB="$perl_lib" \
+        TESTDIR="$WORK" TESTDATADIR="$WORK/tmp_check" TESTLOGDIR="$WORK/tmp_check/log" \
         xargs -a "$WORK/tap_files" -n 1 -P "$JOBS" sh "$WORK/run_tap" || true
     for name; do
         count_tap "$name"

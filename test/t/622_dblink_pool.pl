@@ -229,7 +229,9 @@ is(ask($one, $conninfo, $which), $port{one}, 'but finds its own again');
 
 # Where the remote asks for no password it is for superusers only.
 my $socket = "host=$host port=$port dbname=$db user=regress_remote";
-my $refused = '2F003: password is required';
+my $refused = $local->pg_version < 16 ?
+  '2F003: password is required' :
+  '2F003: password or GSSAPI delegated credentials required';
 like(ask($client, $socket, 'SELECT pg_backend_pid()'), qr/^\d+$/, 'a superuser needs no password');
 like(ask($client, "$socket password=x", 'SELECT 1'), qr/^1$/, 'nor is asked for one that is given');
 is(ask($one, $socket, 'SELECT 1'), $refused, 'others do not get that');
