@@ -23,6 +23,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/backend_status.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
@@ -121,9 +122,12 @@ follow(void *arg)
 {
 	const Existing *existing = arg;
 	const CpPoolKey *key = &existing->info.key;
-	const CpTarget *target = cp_target_of_pool(key);
+	const CpTarget *target;
 	uint64 generation;
 
+	/* it may be newer than what we know of the catalogs, and is not to be taken for dropped */
+	AcceptInvalidationMessages();
+	target = cp_target_of_pool(key);
 	if (target == NULL)
 		cp_pool_drop(existing->pool, existing->info.generation);
 	else if (key->kind == CP_POOL_SERVER)
@@ -262,10 +266,18 @@ look_at_mappings(void)
 
 /* ---- one run ---- */
 
+/* One of the two; the companion's pools need not the other. */
+static bool
+has_extension(void)
+{
+	return OidIsValid(get_extension_oid("conpool", true)) ||
+		OidIsValid(get_extension_oid("conpool_dblink", true));
+}
+
 static List *
 read_definitions(void)
 {
-	if (!OidIsValid(get_extension_oid("conpool", true)))
+	if (!has_extension())
 	{
 		cp_pool_drop_database(MyDatabaseId);
 		pg_atomic_write_u32(&cp_shared->last_bare, MyDatabaseId);

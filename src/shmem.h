@@ -412,7 +412,7 @@ typedef struct CpShared
 	pg_atomic_uint32 dialer_pid;	/* 0 while it does not listen */
 	pg_atomic_uint32 reader_pid;	/* 0 while there is none */
 	pg_atomic_uint32 last_read;		/* database that a reader has read to the end */
-	pg_atomic_uint32 last_bare;		/* the same one, if it lacks the extension */
+	pg_atomic_uint32 last_bare;		/* the same one, if it lacks our extensions */
 
 	/* atomic: that of number n is tunnels[n - 1] */
 	CpSharedTunnel tunnels[CP_TUNNELS];

@@ -65,7 +65,7 @@ typedef struct Database
 	bool exists; /* these two only while the list is read */
 	bool has_pools;
 	bool connectable; /* ALTER DATABASE ... ALLOW_CONNECTIONS */
-	bool bare;		  /* when it was last read it had no extension conpool */
+	bool bare;		  /* when it was last read it had no extension of ours */
 	bool marked;	  /* its definitions may have changed */
 	bool lacking;	  /* pools of it lack connections: needs the dialer */
 	uint64 turn;	  /* its place in the queue, lowest first; 0 = none */

@@ -39,6 +39,43 @@ my %call = (
 	],
 	checkout => [q{SELECT conpool.checkout('remote')}],
 	checkin => [q{SELECT conpool.checkin(1)}],
+	send => [
+		q{SELECT conpool.send('remote', 'SELECT 1')},
+		q{SELECT conpool.send('remote', 'SELECT $1', 1)},
+		q{SELECT conpool.send(1, 'SELECT 1')},
+		q{SELECT conpool.send(1, 'SELECT $1', 1)}
+	],
+	is_ready => [q{SELECT conpool.is_ready(1)}],
+	wait_any => [q{SELECT conpool.wait_any('{1}')}],
+	result => [q{SELECT * FROM conpool.result(1) AS t(a int)}],
+	cancel => [q{SELECT conpool.cancel(1)}],
+	notifications => [q{SELECT conpool.notifications(1)}],
+	cursor_open => [
+		q{SELECT conpool.cursor_open('remote', 'SELECT 1')},
+		q{SELECT conpool.cursor_open('remote', 'SELECT $1', 1)},
+		q{SELECT conpool.cursor_open(1, 'SELECT 1')},
+		q{SELECT conpool.cursor_open(1, 'SELECT $1', 1)}
+	],
+	cursor_fetch => [q{SELECT * FROM conpool.cursor_fetch(1, 1) AS t(a int)}],
+	cursor_close => [q{SELECT conpool.cursor_close(1)}],
+	map => [
+		q{SELECT conpool.map('{remote}', 'SELECT 1')},
+		q{SELECT conpool.map('{remote}', 'SELECT $1', 1)},
+		q{SELECT conpool.map('{remote}', '{SELECT 1}'::text[])},
+		q{SELECT conpool.map('{remote}', '{SELECT $1}'::text[], 1)}
+	],
+	map_as => [
+		q{SELECT conpool.map_as(NULL::int, '{remote}', 'SELECT 1')},
+		q{SELECT conpool.map_as(NULL::int, '{remote}', 'SELECT $1', 1)},
+		q{SELECT conpool.map_as(NULL::int, '{remote}', '{SELECT 1}'::text[])},
+		q{SELECT conpool.map_as(NULL::int, '{remote}', '{SELECT $1}'::text[], 1)}
+	],
+	try_map => [
+		q{SELECT conpool.try_map('{remote}', 'SELECT 1')},
+		q{SELECT conpool.try_map('{remote}', 'SELECT $1', 1)},
+		q{SELECT conpool.try_map('{remote}', '{SELECT 1}'::text[])},
+		q{SELECT conpool.try_map('{remote}', '{SELECT $1}'::text[], 1)}
+	],
 	reset_stats => [q{SELECT conpool.reset_stats()}],
 	reclaim => [q{SELECT conpool.reclaim(1)}],
 	recommended_size => [q{SELECT conpool.recommended_size(4)}],

@@ -126,7 +126,7 @@ sub connect_local
 
 # What may happen to any statement here.
 my %expected = map { $_ => 1 } qw(
-  08001 08003 08006 22012 25P01 25P02 28000 28P01 3B001 40P01 53300 55P03 57014 57P01);
+  08001 08003 08006 08007 22012 25P01 25P02 28000 28P01 3B001 40P01 53300 55P03 57014 57P01);
 
 # Counts the outcome of a statement. What it `takes` is 1 for a lease, for which
 # some errors say that it was had, some that it was not; 0.5 if it may need none;
@@ -145,7 +145,7 @@ sub account
 	{
 		my $what =
 		    $takes < 1 ? 'maybe'
-		  : $error =~ /^(|22012|08006)$/ ? 'taken'
+		  : $error =~ /^(|22012|08006|08007)$/ ? 'taken'
 		  : $error =~ /^(53300|55P03)$/ ? 'timeouts'
 		  : $error =~ /^(08001|28P01|28000)$/ ? 'failures'
 		  : 'maybe';

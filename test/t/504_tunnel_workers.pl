@@ -145,7 +145,7 @@ SKIP:
 	my $build = "PG_CONFIG='$ENV{PG_CONFIG}' TLS=no COPT='-DUSE_ASSERT_CHECKING -Wall -Wextra"
 	  . " -Wno-unused-parameter -Wno-sign-compare'";
 	# with what was compiled already, where that is the same
-	system(qq{tar -C '$top' -cf - --exclude='*.so' Makefile conpool.control src sql |
+	system(qq{tar -C '$top' -cf - --exclude='*.so' Makefile conpool.control conpool_dblink.control src sql |
 		tar -C '$dir' -xf -}) == 0 or die 'could not copy the sources';
 	system(qq{cd '$dir' && touch `grep -l CP_USE_OPENSSL src/*.[ch]`}) == 0 or die 'nothing to build anew';
 	my $output = `make -s -C '$dir' $build all 2>&1`;

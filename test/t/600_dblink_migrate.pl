@@ -247,6 +247,17 @@ is($local->safe_psql('postgres',
 $session->query(q{SELECT dblink_disconnect('mine')});
 wait_for($local, "SELECT ($pool) ~ '^far [0-9]+ 0'", 'and is given back');
 
+# There is no extension conpool in this database: the pools are kept up even so.
+my $at_rest = q{bool_and(idle = size AND size > 0) FROM conpool.pools WHERE database = 'app'};
+my $connections = q{SELECT string_agg(remote_pid::text, ' ' ORDER BY remote_pid)
+	FROM conpool.connections WHERE database = 'app'};
+wait_for($local, "SELECT $at_rest", 'all pools are at rest');
+$first = $local->safe_psql('postgres', $connections);
+$local->safe_psql('postgres', 'ALTER SYSTEM SET conpool.max_size = 7');
+$local->reload;
+wait_for($local, "SELECT min(max_size) = 7 AND $at_rest", 'a new setting comes to the pools');
+is($local->safe_psql('postgres', $connections), $first, 'which keep their connections');
+
 my $some = WireClient->new($local, dbname => 'app', user => 'regress_some');
 is($some->query('SELECT port > 0 FROM line')->{rows}[0][0],
 	't', 'another role has its mapping and its grant');
@@ -376,5 +387,37 @@ my $unloaded = new_local('unloaded', preload => 0);
 create_database('app', 'CREATE EXTENSION dblink', $unloaded);
 migration_fails('app', qr/conpool is not loaded.*shared_preload_libraries/s, 'without conpool',
 	node => $unloaded);
+
+# --- what somebody may have prepared for it -----------------------------------------
+
+# Operators in dblink's schema that fit better than PostgreSQL's own: called by a
+# superuser they make one of who has made them.
+my $traps = join ";\n", map {
+	my ($left, $right) = @$_;
+	my $function = "links.trap_${left}_$right";
+	qq{CREATE FUNCTION $function($left, $right) RETURNS boolean LANGUAGE plpgsql AS \$\$
+		BEGIN
+			EXECUTE 'ALTER ROLE regress_some SUPERUSER';
+			RETURN \$1::oid = \$2::oid;
+		END \$\$;
+		CREATE OPERATOR links.= (FUNCTION = $function, LEFTARG = $left, RIGHTARG = $right)};
+} [qw(oid regclass)], [qw(regclass oid)], [qw(oid regproc)], [qw(regprocedure regproc)];
+create_database('trapped', q{CREATE EXTENSION dblink SCHEMA links;
+	GRANT CREATE ON SCHEMA links TO regress_some;
+	ALTER FUNCTION dblink_exec(text) SET application_name = E'x\nAS ''y''';
+	ALTER FUNCTION dblink_open(text, text) SET application_name = E'AS z\nAS ''y'', ''z''\n'});
+$local->safe_psql('trapped', "SET ROLE regress_some; $traps");
+my $is_superuser = q{SELECT rolsuper FROM pg_roles WHERE rolname = 'regress_some'};
+$local->safe_psql('trapped', q{SELECT 1::oid OPERATOR(links.=) 'pg_proc'::regclass});
+is($local->safe_psql('trapped', $is_superuser), 't', 'a trap is set for superusers');
+$local->safe_psql('trapped', 'ALTER ROLE regress_some NOSUPERUSER');
+$before = state_of('trapped', $everything);
+($status, $said) = migrate('trapped');
+is($status, 0, 'the script does its work in spite of it') or diag $said;
+is($local->safe_psql('trapped', $is_superuser), 'f', 'and is not caught');
+same(state_of('trapped', $everything), $before, 'settings of functions are what they were');
+is($local->safe_psql('trapped', q{SELECT count(*) FROM pg_proc
+		WHERE probin ~ 'conpool' AND prosrc ~ '^conpool_dblink' AND proname ~ '^dblink'}),
+	41, 'all functions are ours');
 
 done_testing();
