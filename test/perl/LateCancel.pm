@@ -143,7 +143,7 @@ sub cancel_late
 	# of both sessions, so that both connections are in use most of the time
 	my $statement = "SELECT conpool.exec('$server', 'SELECT pg_sleep(0.01)')";
 	my ($done, %errors) = 0;
-	until (time > $start + $delay + 1)
+	until (time > $start + $delay + 1 && ($done > 20 || time > $start + 30))
 	{
 		$_->send($statement) foreach $cancelled, $other;
 		foreach my $result (map { $_->result } $cancelled, $other)

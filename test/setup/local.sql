@@ -41,6 +41,9 @@ CREATE TABLE test.remote (host text, port int, sslmode text, sslrootcert text);
 INSERT INTO test.remote VALUES (:'remote_host', :remote_port,
 								nullif(:'remote_sslmode', ''), nullif(:'remote_sslrootcert', ''));
 
+-- what tests open beyond max_size, which no tunnel does
+CREATE TABLE test.beyond (connections bigint);
+
 CREATE TABLE test.remote_role (name text, password text);
 INSERT INTO test.remote_role VALUES
 	('regress_remote', 'remote-secret'),

@@ -103,6 +103,7 @@ SELECT test.at_rest();
 SELECT size <= 2 AS "no more than max_size", unshared, overflowed FROM conpool.pools
   JOIN conpool.stat_pools USING (server, database, role) WHERE server = 'linked';
 
+INSERT INTO test.beyond SELECT overflowed FROM conpool.stat_pools WHERE server = 'linked';
 RESET search_path;
 DROP OWNED BY regress_linker;
 DROP ROLE regress_linker;

@@ -60,7 +60,7 @@ SELECT conpool.checkout(:'conninfo', 'session') AS lease \gset
 SELECT conpool.exec(:lease, 'SELECT 1');
 SELECT conpool.checkin(:lease);
 -- its pool has the name of what it points to, without the password
-SELECT count(*), bool_and(size = 1) AS kept, bool_and(max_size = 10) AS default_size, count(*) FILTER (WHERE server ~ 'secret') AS secrets,
+SELECT count(*) >= 3 AS several, bool_and(size <= 1) AS kept, bool_and(max_size = 10) AS default_size, count(*) FILTER (WHERE server ~ 'secret') AS secrets,
 	   min(replace(server, :'port', 'PORT')) AS server
   FROM conpool.pools WHERE server ~ 'dbname=conpool_remote user=' AND role = 'postgres' AND database = current_database();
 
