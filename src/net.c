@@ -22,8 +22,6 @@
 
 #include "miscadmin.h"
 
-/* between two attempts while a backlog is full, milliseconds */
-#define BACKLOG_PAUSE 5
 /* descriptors received at once that we can tell from a single one */
 #define MAX_RECEIVED 4
 
@@ -126,9 +124,9 @@ cp_net_listen(const char *path, int backlog)
 	return sock;
 }
 
-/* One attempt; waits until the deadline for a connect that is under way. */
+/* Connects without waiting. */
 static int
-connect_once(const struct sockaddr *addr, socklen_t len, CpTime deadline)
+connect_once(const struct sockaddr *addr, socklen_t len)
 {
 	int sock = cp_net_socket(addr->sa_family);
 	int error = 0;
@@ -141,7 +139,7 @@ connect_once(const struct sockaddr *addr, socklen_t len, CpTime deadline)
 	if (errno != EINPROGRESS && errno != EINTR)
 		return give_up(sock);
 
-	if (cp_net_poll(sock, POLLOUT, deadline) == 0)
+	if (cp_net_poll(sock, POLLOUT, 0) == 0)
 		errno = ETIMEDOUT;
 	else if (getsockopt(sock, SOL_SOCKET, SO_ERROR, &error, &error_len) == 0)
 	{
@@ -153,26 +151,13 @@ connect_once(const struct sockaddr *addr, socklen_t len, CpTime deadline)
 }
 
 int
-cp_net_connect(const struct sockaddr *addr, socklen_t len, CpTime deadline)
-{
-	for (;;)
-	{
-		int sock = connect_once(addr, len, deadline);
-
-		if (sock >= 0 || errno != EAGAIN || cp_now() >= deadline)
-			return sock;
-		pg_usleep(BACKLOG_PAUSE * 1000L);
-	}
-}
-
-int
 cp_net_connect_path(const char *path)
 {
 	struct sockaddr_un addr;
 
 	if (!make_address(path, &addr))
 		return -1;
-	return cp_net_connect((struct sockaddr *) &addr, sizeof(addr), 0);
+	return connect_once((struct sockaddr *) &addr, sizeof(addr));
 }
 
 bool

@@ -33,13 +33,9 @@ extern bool cp_net_put_over(int from, int to);
 extern int cp_net_listen(const char *path, int backlog);
 
 /*
- * Connects, waiting until the deadline at most; a full backlog of a Unix
- * socket is tried again.  Deadline 0: one attempt.  -1 with errno; EAGAIN: the
+ * Connects to a Unix socket by its path, in one attempt.  -1 with errno; EAGAIN: the
  * backlog is full.
  */
-extern int cp_net_connect(const struct sockaddr *addr, socklen_t len, CpTime deadline);
-
-/* The same for a Unix socket by its path, one attempt. */
 extern int cp_net_connect_path(const char *path);
 
 /*

@@ -315,14 +315,3 @@ cp_settle(dlist_head *settlings, CpTime deadline)
 			finish(s, false);
 	}
 }
-
-bool
-cp_remote_recover(CpRemote *remote, CpTime deadline)
-{
-	CpSettling s = {.remote = remote, .running = true};
-	dlist_head list = DLIST_STATIC_INIT(list);
-
-	dlist_push_tail(&list, &s.node);
-	cp_settle(&list, deadline);
-	return s.at_rest;
-}

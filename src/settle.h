@@ -41,10 +41,4 @@ typedef struct CpSettling
  */
 extern void cp_settle(dlist_head *settlings, CpTime deadline);
 
-/*
- * The same for one, on which a statement runs after an error of ours: makes it fit for
- * the next statement, or returns false.
- */
-extern bool cp_remote_recover(CpRemote *remote, CpTime deadline);
-
 #endif /* CP_SETTLE_H */
